@@ -1,0 +1,1 @@
+"""The network: one technique a file, and the stack that orders them."""

@@ -1,0 +1,44 @@
+"""Causal attention over packed documents, with an optional window and fewer key/value heads than query heads.
+
+Shapes: B rows, T query tokens, S key tokens, H query heads, G key/value heads (G divides H), K head width.
+Bodies: `reference` (anywhere; also decoding), `varlen` (CUDA GPUs, 16-bit, no memory). Same function, same tests.
+"""
+
+from torch import Tensor
+
+from bytegolf.kernels.attention.reference import attention as reference_attention
+from bytegolf.kernels.attention.varlen import Segments, segments_from_starts, varlen_attention
+
+__all__ = ["Segments", "attend", "segments_from_starts"]
+
+
+def attend(
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGK: Tensor,
+    *,
+    document_BT: Tensor,
+    key_document_BS: Tensor,
+    positions_T: Tensor,
+    key_positions_S: Tensor,
+    window: int | None,
+    segments: Segments | None,
+) -> Tensor:
+    """softmax(q kᵀ / sqrt(K)) v over the allowed keys, (B, T, H, K).
+
+    A key is allowed if it is in the query's document, not after it, and, with a window w, at most w
+    tokens before it. `segments` describe the same documents for the packed kernel; without them the
+    reference runs.
+    """
+    if segments is not None and q_BTHK.element_size() == 2:
+        return varlen_attention(q_BTHK, k_BSGK, v_BSGK, segments=segments, window=window)
+    return reference_attention(
+        q_BTHK,
+        k_BSGK,
+        v_BSGK,
+        document_BT=document_BT,
+        key_document_BS=key_document_BS,
+        positions_T=positions_T,
+        key_positions_S=key_positions_S,
+        window=window,
+    )

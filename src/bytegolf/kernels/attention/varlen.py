@@ -1,0 +1,55 @@
+"""Packed causal attention on CUDA GPUs through torch's variable-length FlashAttention.
+
+Rows are laid end to end; every document, and every row, is a segment of its own, so nothing outside a
+segment is even looked at.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+_NEW_INTERFACE = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 12)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where the segments of a batch of B × T tokens laid end to end begin.
+
+    `offsets` (int32) ascends from 0 to B·T and repeats B·T at the end: the padding keeps the number of
+    entries a power of two, so that compiled code sees few different shapes. `longest` is a bound on the
+    length of a segment, constant for a given T.
+    """
+
+    offsets: Tensor
+    longest: int
+
+
+def segments_from_starts(starts_BT: Tensor) -> Segments:
+    """The segments of a batch whose documents begin where `starts_BT` (bool) says."""
+    rows, length = starts_BT.shape
+    borders = starts_BT.clone()
+    borders[:, 0] = True
+    found = borders.flatten().nonzero().flatten().to(torch.int32)
+    room = 2 * rows
+    while room < len(found) + 1:
+        room *= 2
+    offsets = torch.full((room + 1,), rows * length, dtype=torch.int32, device=starts_BT.device)
+    offsets[: len(found)] = found
+    return Segments(offsets, length)
+
+
+def varlen_attention(
+    q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, *, segments: Segments, window: int | None
+) -> Tensor:
+    """See `bytegolf.kernels.attention.attend`; 16-bit tensors on a CUDA GPU."""
+    rows, length = q_BTHK.shape[:2]
+    q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
+    left = -1 if window is None else window
+    # Since 2.12 fewer key/value heads must be asked for; in 2.11 the operator takes them as they are.
+    options = {"enable_gqa": True} if _NEW_INTERFACE else {}
+    offsets, longest = segments.offsets, segments.longest
+    y = varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=(left, 0), **options)
+    assert isinstance(y, Tensor)
+    return y.unflatten(0, (rows, length))

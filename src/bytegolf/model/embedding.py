@@ -1,0 +1,39 @@
+"""Token embedding whose table is also the output head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bytegolf.errors import RecipeError
+from bytegolf.model.linear import FakeQuantizer
+from bytegolf.model.roles import Component, Role
+
+
+@dataclass(frozen=True)
+class TiedEmbedding:
+    """One table (vocabulary, width) for input and output; entries start normal with deviation `deviation`."""
+
+    deviation: float = 0.005
+
+    def __post_init__(self) -> None:
+        if self.deviation <= 0:
+            raise RecipeError(f"deviation={self.deviation}; a tied embedding must start above zero")
+
+    def build(self, vocabulary: int, width: int) -> "TiedEmbeddingLayer":
+        return TiedEmbeddingLayer(self, vocabulary, width)
+
+
+class TiedEmbeddingLayer(Component):
+    def __init__(self, spec: TiedEmbedding, vocabulary: int, width: int) -> None:
+        super().__init__()
+        table = torch.randn(vocabulary, width) * spec.deviation
+        self.weight = self.parameter("weight", table, Role.EMBEDDING)
+        self.fake_quantizer: FakeQuantizer | None = None
+
+    def table(self) -> Tensor:
+        """The (vocabulary, width) weights as the model uses them: fake-quantized where that is on."""
+        return self.weight if self.fake_quantizer is None else self.fake_quantizer(self.weight)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(ids_BT, self.table())

@@ -1,0 +1,77 @@
+"""The order of layers: residual mixing with the embedded input, blocks, U-Net skips.
+
+Shapes: B rows, T tokens, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bytegolf.model.attention import Attention, AttentionLayer
+from bytegolf.model.mlp import Mlp, SquaredMlp
+from bytegolf.model.norms import rms_norm
+from bytegolf.model.roles import Component, Role
+from bytegolf.model.stream import Stream
+
+Mixer = Attention
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: a sequence mixer, then a channel mixer, each added to the residual stream."""
+
+    mixer: Mixer = Attention()
+    mlp: Mlp = SquaredMlp(hidden=1024)
+
+    def build(self, width: int, key: str) -> "BlockLayer":
+        return BlockLayer(self, width, key)
+
+
+class BlockLayer(Component):
+    """x ← m₀ x + m₁ x₀;  x ← x + a · mixer(norm(x));  x ← x + b · mlp(norm(x)).
+
+    m₀, m₁, a, b are learned per channel and start at 1, 0, 1, 1; x₀ is the normalized embedding.
+    """
+
+    def __init__(self, spec: Block, width: int, key: str) -> None:
+        super().__init__()
+        self.mixer: AttentionLayer = spec.mixer.build(width, f"{key}.mixer")
+        self.mlp: nn.Module = spec.mlp.build(width)
+        mix = torch.stack([torch.ones(width), torch.zeros(width)])
+        self.residual_mix_2D = self.parameter("residual_mix_2D", mix, Role.SCALAR)
+        self.mixer_scale_D = self.parameter("mixer_scale_D", torch.ones(width), Role.SCALAR)
+        self.mlp_scale_D = self.parameter("mlp_scale_D", torch.ones(width), Role.SCALAR)
+
+    def forward(self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream) -> Tensor:
+        mix_2D = self.residual_mix_2D.to(x_BTD.dtype)
+        x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * x0_BTD
+        x_BTD = x_BTD + self.mixer_scale_D.to(x_BTD.dtype) * self.mixer(rms_norm(x_BTD), stream)
+        return x_BTD + self.mlp_scale_D.to(x_BTD.dtype) * self.mlp(rms_norm(x_BTD))
+
+
+class Stack(Component):
+    """All blocks in order. With skips, the first half's outputs return, last first, before the second half.
+
+    For L layers the first ⌊L/2⌋ store their output; layer ⌊L/2⌋ + i first adds s_i times the last one not
+    yet used (U-Net skips); s_i is learned per channel and starts at 1.
+    """
+
+    def __init__(self, blocks: Sequence[Block], width: int, *, skips: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(block.build(width, f"blocks.{i}") for i, block in enumerate(blocks))
+        self.storing = len(blocks) // 2 if skips else 0
+        self.skip_ND = self.parameter("skip_ND", torch.ones(self.storing, width), Role.SCALAR)
+
+    def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
+        x0_BTD = x_BTD
+        stored: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            if index >= self.storing and stored:
+                skip_D = self.skip_ND[index - self.storing].to(x_BTD.dtype)
+                x_BTD = torch.addcmul(x_BTD, skip_D, stored.pop())
+            x_BTD = block(x_BTD, x0_BTD, stream)
+            if index < self.storing:
+                stored.append(x_BTD)
+        return x_BTD
