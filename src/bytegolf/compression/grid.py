@@ -1,0 +1,168 @@
+"""Symmetric integer grids for weight matrices, one scale a row.
+
+R rows (outputs), C columns (inputs). A grid of b bits has the integers -q..q with q = 2^(b-1) - 1; a weight
+becomes w ≈ scale_row · integer, the integer found by rounding to nearest. Scales are rounded to float16, the
+form in which they are stored, *before* the integers are computed, so training and export see one grid.
+
+Since integers are entropy coded, bytes depend on the step relative to the row's spread, not on the number of
+levels: about 2.047 - log2(scale / standard deviation) bits a weight for Gaussian rows.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bytegolf.errors import DivergedError, RecipeError
+
+#: Smallest positive float16: the scale of an all-zero row, and a floor far below any trained row's scale.
+SMALLEST_SCALE = 2.0**-24
+LARGEST_SCALE = 65504.0
+MIN_BITS, MAX_BITS = 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class AbsMax:
+    """scale = max|w| / q: nothing is clipped, one outlier coarsens its whole row."""
+
+    def scale(self, weight_RC: Tensor, limit: int) -> Tensor:
+        """Scales (R,), rounded to float16 values but kept in float32."""
+        return round_to_half(weight_RC.abs().amax(dim=1) / limit)
+
+
+@dataclass(frozen=True, slots=True)
+class StandardDeviations:
+    """scale = k · std / q, the deviation taken about zero (root mean square).
+
+    About the row's mean instead, a constant row would have no deviation and lose its value. A larger k is a
+    coarser and smaller grid. Seen in the 16 MB challenge: 12.85 for 6 bits, 15 for 7 bits, 20 for 8 bits.
+    """
+
+    k: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.k <= 1000:
+            raise RecipeError(f"clip of {self.k:g} standard deviations; give a number above 0, up to 1000")
+
+    def scale(self, weight_RC: Tensor, limit: int) -> Tensor:
+        """Scales (R,), rounded to float16 values but kept in float32."""
+        deviation_R = weight_RC.square().mean(dim=1).sqrt()
+        return round_to_half(deviation_R * (self.k / limit))
+
+
+@dataclass(frozen=True, slots=True)
+class LeastSquares:
+    """scale = f · max|w| / q, with the f of `candidates` that gives each row the least squared error."""
+
+    candidates: tuple[float, ...] = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5, 0.4)
+
+    def __post_init__(self) -> None:
+        if not self.candidates or not all(0 < fraction <= 1 for fraction in self.candidates):
+            raise RecipeError(f"clip candidates {self.candidates}; give one or more fractions in (0, 1]")
+
+    def scale(self, weight_RC: Tensor, limit: int) -> Tensor:
+        """Scales (R,), rounded to float16 values but kept in float32."""
+        largest_R = weight_RC.abs().amax(dim=1) / limit
+        best_R = round_to_half(largest_R * self.candidates[0])
+        if len(self.candidates) == 1:
+            return best_R
+        least_R = _squared_error(weight_RC, best_R, limit)
+        for fraction in self.candidates[1:]:
+            scale_R = round_to_half(largest_R * fraction)
+            error_R = _squared_error(weight_RC, scale_R, limit)
+            better_R = error_R < least_R
+            best_R = torch.where(better_R, scale_R, best_R)
+            least_R = torch.where(better_R, error_R, least_R)
+        return best_R
+
+
+Clip = AbsMax | StandardDeviations | LeastSquares
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A matrix on its grid: ints (R, C) int8 within ±(2^(bits-1) - 1), scales (R,) float16."""
+
+    ints: Tensor
+    scales: Tensor
+    bits: int
+
+    def dequantize(self) -> Tensor:
+        """The matrix (R, C) in float32."""
+        return self.ints.to(torch.float32) * self.scales.to(torch.float32)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """`bits` and the rule that chooses each row's scale."""
+
+    bits: int = 8
+    clip: Clip = field(default_factory=LeastSquares)
+
+    def __post_init__(self) -> None:
+        if not MIN_BITS <= self.bits <= MAX_BITS:
+            raise RecipeError(f"grid of {self.bits} bits; give {MIN_BITS} to {MAX_BITS}")
+
+    @property
+    def limit(self) -> int:
+        """The largest integer of the grid."""
+        return 2 ** (self.bits - 1) - 1
+
+    def quantize(self, weight_RC: Tensor) -> Quantized:
+        """The nearest grid point of each weight. Raises `DivergedError` if a weight is not finite."""
+        weight_RC = weight_RC.detach().to(torch.float32)
+        if not bool(torch.isfinite(weight_RC).all()):
+            raise DivergedError(
+                "a weight matrix holds NaN or infinity and cannot be quantized; use an earlier checkpoint"
+            )
+        scale_R = self.clip.scale(weight_RC, self.limit)
+        ints_RC = _round_to_grid(weight_RC, scale_R, self.limit).to(torch.int8)
+        return Quantized(ints_RC, scale_R.to(torch.float16), self.bits)
+
+    def fake_quantize(self, weight_RC: Tensor) -> Tensor:
+        """The value `quantize(w).dequantize()`, bit for bit in eager mode, with the gradient of the identity.
+
+        Compiled code may sum a row in another order or divide with another last bit; a scale or an integer
+        that lies exactly between two values can then fall to the other side.
+        """
+        weight_RC = weight_RC.to(torch.float32)
+        detached_RC = weight_RC.detach()
+        scale_R = self.clip.scale(detached_RC, self.limit)
+        grid_RC = _round_to_grid(detached_RC, scale_R, self.limit) * scale_R[:, None]
+        # w - stop(w) is exactly zero, so unlike w + stop(grid - w) this adds no rounding of its own.
+        return grid_RC + (weight_RC - detached_RC)
+
+    def describe(self) -> str:
+        """A short name for tables, such as `6 bits, 12.85 std`."""
+        match self.clip:
+            case AbsMax():
+                rule = "max"
+            case StandardDeviations(k):
+                rule = f"{k:g} std"
+            case LeastSquares():
+                rule = "least squares"
+        return f"{self.bits} bits, {rule}"
+
+
+def round_to_half(values: Tensor) -> Tensor:
+    """Non-negative float32 values rounded to float16 precision and kept in float32, at least the smallest.
+
+    Equal to `.half().float()` within float16's range. Written in integer arithmetic because inductor
+    removes a cast to float16 and back, which would train on scales that the file cannot hold.
+    """
+    values = values.clamp(SMALLEST_SCALE, LARGEST_SCALE)
+    # Normal numbers: drop 13 of the 23 mantissa bits, ties to even.
+    pattern = values.view(torch.int32)
+    normal = ((pattern + 0xFFF + ((pattern >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+    # Below 2^-14 float16 has a fixed step of 2^-24; both products are exact.
+    subnormal = torch.round(values * 2.0**24) * SMALLEST_SCALE
+    return torch.where(values < 2.0**-14, subnormal, normal)
+
+
+def _round_to_grid(weight_RC: Tensor, scale_R: Tensor, limit: int) -> Tensor:
+    return torch.round(weight_RC / scale_R[:, None]).clamp(-limit, limit)
+
+
+def _squared_error(weight_RC: Tensor, scale_R: Tensor, limit: int) -> Tensor:
+    grid_RC = _round_to_grid(weight_RC, scale_R, limit) * scale_R[:, None]
+    return (weight_RC - grid_RC).square().sum(dim=1)
