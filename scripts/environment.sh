@@ -42,7 +42,7 @@ create() {
 }
 
 install() {
-    "$in_venv" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+    "$in_venv" -m pip install -qq --disable-pip-version-check --no-input "$@"
 }
 
 case $purpose in
@@ -60,7 +60,7 @@ fi
 command -v "$python" >/dev/null 2>&1 ||
     fail "'$python' was not found; install python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11 ..."
 new_enough "$python" ||
-    fail "'$python' is $("$python" -V 2>&1); 3.11 or newer is needed, name one: make PYTHON=/path/to/python3.11 ..."
+    fail "'$python' is $("$python" -V 2>&1 | head -n 1); 3.11 or newer is needed, name one: make PYTHON=/path/to/python3.11 ..."
 
 if ! { new_enough "$in_venv" && "$in_venv" -m pip --version; } >/dev/null 2>&1; then
     if has_cuda_torch "$python"; then
