@@ -68,7 +68,7 @@ class AttentionLayer(Component):
         rotated = spec.rotary_dimensions or self.head_width
         if self.head_width % 2 or rotated > self.head_width:
             raise RecipeError(
-                f"rotary_dimensions={rotated} does not fit a head of {self.head_width} dimensions (must be even)"
+                f"rotary_dimensions={rotated} does not fit a head of {self.head_width}, which must be even"
             )
         self.query = Linear(width, inner, Role.ATTENTION_QUERY)
         self.keys = Linear(width, shared, Role.ATTENTION_KEY)

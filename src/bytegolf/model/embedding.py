@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.model.linear import FakeQuantizer
-from bytegolf.model.roles import Component, Role
+from bytegolf.model.linear import Weight
+from bytegolf.model.roles import Role
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,11 @@ class TiedEmbedding:
         return TiedEmbeddingLayer(self, vocabulary, width)
 
 
-class TiedEmbeddingLayer(Component):
-    def __init__(self, spec: TiedEmbedding, vocabulary: int, width: int) -> None:
-        super().__init__()
-        table = torch.randn(vocabulary, width) * spec.deviation
-        self.weight = self.parameter("weight", table, Role.EMBEDDING)
-        self.fake_quantizer: FakeQuantizer | None = None
+class TiedEmbeddingLayer(Weight):
+    """ids (B, T) -> rows of the table (B, T, width)."""
 
-    def table(self) -> Tensor:
-        """The (vocabulary, width) weights as the model uses them: fake-quantized where that is on."""
-        return self.weight if self.fake_quantizer is None else self.fake_quantizer(self.weight)
+    def __init__(self, spec: TiedEmbedding, vocabulary: int, width: int) -> None:
+        super().__init__(torch.randn(vocabulary, width) * spec.deviation, Role.EMBEDDING)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        return torch.nn.functional.embedding(ids_BT, self.table())
+        return torch.nn.functional.embedding(ids_BT, self.used_weight())

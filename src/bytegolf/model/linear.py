@@ -1,4 +1,4 @@
-"""The one matrix multiplication that holds weights, with slots for quantization-aware training and adapters."""
+"""The one matrix multiplication that holds weights, with slots for the exported grid and for adapters."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,35 @@ from torch import Tensor
 
 from bytegolf.model.roles import Component, Role
 
-#: Replaces a weight by the value that the exported grid would give it; the gradient passes unchanged.
-FakeQuantizer = Callable[[Tensor], Tensor]
 #: Adds a correction to the output: (input (..., in)) -> (..., out).
 Adapter = Callable[[Tensor], Tensor]
 
 
-class Linear(Component):
+class Weight(Component):
+    """A weight matrix that can be used through the values the exported grid would give it.
+
+    `quantized`, where set, has the weight's shape and is what the forward pass uses; the gradient passes
+    to the weight unchanged (straight-through, Bengio et al. 2013). Whoever sets it refreshes it after
+    each update of the weight; so it costs once per step, and compiled code does not depend on the grid.
+    """
+
+    weight: torch.nn.Parameter
+    quantized: Tensor | None
+
+    def __init__(self, value: Tensor, role: Role) -> None:
+        super().__init__()
+        self.weight = self.parameter("weight", value, role)
+        self.register_buffer("quantized", None, persistent=False)
+
+    def used_weight(self) -> Tensor:
+        """The values that the forward pass multiplies with."""
+        if self.quantized is None:
+            return self.weight
+        # The bracket is exactly zero, so the sum is exactly the grid's value.
+        return self.quantized + (self.weight - self.weight.detach())
+
+
+class Linear(Weight):
     """y = x Wᵀ without bias; W is (out, in), kept in the parameter's own precision and cast to x's for use.
 
     `zero` starts W at zero (projections back into the residual stream, so that every block starts as the
@@ -21,13 +43,10 @@ class Linear(Component):
     """
 
     def __init__(self, inputs: int, outputs: int, role: Role, *, zero: bool = False) -> None:
-        super().__init__()
         bound = 0.0 if zero else inputs**-0.5
-        self.weight = self.parameter("weight", torch.empty(outputs, inputs).uniform_(-bound, bound), role)
-        self.fake_quantizer: FakeQuantizer | None = None
+        super().__init__(torch.empty(outputs, inputs).uniform_(-bound, bound), role)
         self.adapter: Adapter | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.fake_quantizer is None else self.fake_quantizer(self.weight)
-        y = torch.nn.functional.linear(x, weight.to(x.dtype))
+        y = torch.nn.functional.linear(x, self.used_weight().to(x.dtype))
         return y if self.adapter is None else y + self.adapter(x)

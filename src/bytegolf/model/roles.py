@@ -54,6 +54,7 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
     for path, module in model.named_modules():
         for name in module._parameters:
             full_name = f"{path}.{name}" if path else name
-            assert isinstance(module, Component) and name in module.roles, f"{full_name} has no role"
+            assert isinstance(module, Component), f"{full_name} belongs to no Component, so it has no role"
+            assert name in module.roles, f"{full_name} has no role"
             roles[full_name] = module.roles[name]
     return {name: roles[name] for name, _ in model.named_parameters()}

@@ -12,7 +12,7 @@ from bytegolf.errors import RecipeError
 from bytegolf.kernels.capped_loss import capped_cross_entropy, soft_cap
 from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.norms import rms_norm
-from bytegolf.model.roles import Component, Role
+from bytegolf.model.roles import Component
 from bytegolf.model.stack import Block, Stack
 from bytegolf.model.stream import Memory, Stream
 
@@ -80,7 +80,7 @@ class LanguageModel(Component):
 
     def nats(self, h_ND: Tensor, targets_N: Tensor) -> Tensor:
         """−log p(target) from hidden states, (N,)."""
-        return capped_cross_entropy(h_ND, self.embedding.table(), targets_N, self.spec.soft_cap)
+        return capped_cross_entropy(h_ND, self.embedding.used_weight(), targets_N, self.spec.soft_cap)
 
     def log_probabilities(self, ids_BT: Tensor, starts_BT: Tensor, memory: Memory | None = None) -> Tensor:
         """Log of the full next-token distribution after every token, (B, T, V), float32 at least.
@@ -88,10 +88,10 @@ class LanguageModel(Component):
         With `memory`, the ids continue what it has seen, and it is extended by them.
         """
         h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, memory))
-        table = self.embedding.table().to(h_BTD.dtype)
+        table = self.embedding.used_weight().to(h_BTD.dtype)
         return torch.log_softmax(soft_cap(h_BTD @ table.mT, self.spec.soft_cap), dim=-1)
 
-    def compile(self) -> None:  # ty: ignore
+    def compile(self) -> None:
         """Compiles each block and the loss on their own.
 
         Blocks of one shape share their code, so this costs seconds where compiling the whole network

@@ -30,9 +30,10 @@ class Block:
 
 
 class BlockLayer(Component):
-    """x ← m₀ x + m₁ x₀;  x ← x + a · mixer(norm(x));  x ← x + b · mlp(norm(x)).
+    """x ← x + s · skip;  x ← m₀ x + m₁ x₀;  x ← x + a · mixer(norm(x));  x ← x + b · mlp(norm(x)).
 
-    m₀, m₁, a, b are learned per channel and start at 1, 0, 1, 1; x₀ is the normalized embedding.
+    m₀, m₁, a, b are learned per channel and start at 1, 0, 1, 1; x₀ is the normalized embedding. The
+    first step is there where the stack hands over a skip: its factor s (D,) and an earlier output.
     """
 
     def __init__(self, spec: Block, width: int, key: str) -> None:
@@ -44,7 +45,12 @@ class BlockLayer(Component):
         self.mixer_scale_D = self.parameter("mixer_scale_D", torch.ones(width), Role.SCALAR)
         self.mlp_scale_D = self.parameter("mlp_scale_D", torch.ones(width), Role.SCALAR)
 
-    def forward(self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream, skip: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        if skip is not None:
+            factor_D, skip_BTD = skip
+            x_BTD = x_BTD + factor_D.to(x_BTD.dtype) * skip_BTD
         mix_2D = self.residual_mix_2D.to(x_BTD.dtype)
         x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * x0_BTD
         x_BTD = x_BTD + self.mixer_scale_D.to(x_BTD.dtype) * self.mixer(rms_norm(x_BTD), stream)
@@ -68,10 +74,9 @@ class Stack(Component):
         x0_BTD = x_BTD
         stored: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            if index >= self.storing and stored:
-                skip_D = self.skip_ND[index - self.storing].to(x_BTD.dtype)
-                x_BTD = torch.addcmul(x_BTD, skip_D, stored.pop())
-            x_BTD = block(x_BTD, x0_BTD, stream)
+            returns = index >= self.storing and bool(stored)
+            skip = (self.skip_ND[index - self.storing], stored.pop()) if returns else None
+            x_BTD = block(x_BTD, x0_BTD, stream, skip)
             if index < self.storing:
                 stored.append(x_BTD)
         return x_BTD

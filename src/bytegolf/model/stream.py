@@ -51,7 +51,7 @@ class Stream:
     @staticmethod
     def of(starts_BT: Tensor, memory: Memory | None = None) -> "Stream":
         """The stream of a batch that begins here, or that continues what `memory` has seen."""
-        rows, length = starts_BT.shape
+        length = starts_BT.shape[1]
         offset = memory.position if memory is not None else 0
         document_BT = starts_BT.long().cumsum(dim=1)
         key_document = document_BT

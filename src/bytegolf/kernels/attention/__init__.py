@@ -1,7 +1,7 @@
 """Causal attention over packed documents, with an optional window and fewer key/value heads than query heads.
 
 Shapes: B rows, T query tokens, S key tokens, H query heads, G key/value heads (G divides H), K head width.
-Bodies: `reference` (anywhere; also decoding), `varlen` (CUDA GPUs, 16-bit, no memory). Same function, same tests.
+Bodies: `reference` (anywhere; also decoding), `varlen` (CUDA GPUs, 16-bit, no memory); the same tests.
 """
 
 from torch import Tensor

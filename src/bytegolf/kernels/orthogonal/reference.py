@@ -27,7 +27,8 @@ POLAR_EXPRESS: Coefficients = (
 def orthogonalize(g_MRC: Tensor, coefficients: Coefficients, *, dtype: torch.dtype) -> Tensor:
     """About U Vᵀ of each matrix, computed in `dtype`, returned in the input's type, (M, R, C).
 
-    Singular values end near 1 (0.7..1.2 classic, 0.86..1.14 Polar Express, for a Gaussian 512 × 2048). A zero matrix stays zero.
+    Singular values end near 1 (0.7..1.2 classic, 0.86..1.14 Polar Express, for a Gaussian 512 × 2048).
+    A zero matrix stays zero.
     """
     x = g_MRC.to(dtype)
     # Iterate on the smaller Gram matrix.

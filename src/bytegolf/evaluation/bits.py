@@ -1,0 +1,120 @@
+"""Bits per byte of a token stream under a model.
+
+Shapes: N targets of a stream of N + 1 tokens; W windows in a batch, L tokens in a window.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bytegolf.errors import TextError
+from bytegolf.evaluation.windows import Window, WindowPlan
+from bytegolf.model.spec import LanguageModel
+from bytegolf.tokens.ledger import byte_counts
+from bytegolf.tokens.tokenizer import Tokenizer
+from bytegolf.training.record import bits_per_byte
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of one pass. nats_N: float64, of each target in order; bytes_N: what each stands for."""
+
+    plan: str
+    nats_N: np.ndarray
+    bytes_N: np.ndarray
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return len(self.nats_N)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.bytes_N.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Σ nats / (ln 2 · Σ bytes)."""
+        return bits_per_byte(float(self.nats_N.sum()), self.bytes)
+
+    @property
+    def nats_per_token(self) -> float:
+        return float(self.nats_N.mean())
+
+
+def token_stream(tokenizer: Tokenizer, texts: list[str] | list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Documents laid end to end: ids (N + 1,) int64 and the offsets of documents' starts.
+
+    Each document is opened by bos, and a last bos closes the stream, so that the end of every document
+    is predicted too.
+    """
+    parts, starts, length = [], [], 0
+    for text in texts:
+        ids = np.asarray(tokenizer.encode(text), dtype=np.int64)
+        starts.append(length)
+        parts += [np.array([tokenizer.bos]), ids]
+        length += len(ids) + 1
+    if length <= len(texts):
+        raise TextError("there is nothing to score: the text is empty; give a text of at least one byte")
+    return np.concatenate([*parts, [tokenizer.bos]]).astype(np.int64), np.array(starts, dtype=np.int64)
+
+
+@torch.no_grad()
+def score(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    plan: WindowPlan,
+    *,
+    tokens_per_pass: int = 65_536,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Score:
+    """Scores every target of the stream `ids` (N + 1,) once.
+
+    `starts`: offsets of documents' first tokens. `tokens_per_pass` bounds the tokens of one forward
+    pass, `watch` is told how many of the N targets are done. Sums are taken in float64.
+    """
+    began = time.perf_counter()
+    targets = len(ids) - 1
+    is_start = np.zeros(len(ids), dtype=bool)
+    is_start[starts] = True
+    nats = np.full(targets, np.nan)
+    done = 0
+    for batch in _batches(plan.windows(starts, targets), tokens_per_pass):
+        length = max(window.stop - window.start for window in batch)
+        # A short window is continued into the following tokens; being causal, its scores don't change.
+        index = np.array([window.start for window in batch])[:, None] + np.arange(length)[None, :]
+        index = np.minimum(index, targets - 1)
+        inputs = (
+            torch.from_numpy(part).to(model.device) for part in (ids[index], ids[index + 1], is_start[index])
+        )
+        nats_WL = model.losses(*inputs).double().cpu().numpy()
+        for row, window in enumerate(batch):
+            nats[window.scored : window.stop] = nats_WL[
+                row, window.scored - window.start : window.stop - window.start
+            ]
+            done += window.stop - window.scored
+        watch(done, targets)
+    assert done == targets, f"{done} scores for {targets} targets"
+    assert not np.isnan(nats).any(), "a target was not scored, or its score is not a number"
+    counts = byte_counts(tokenizer, ids[1:], previous=int(ids[0]))
+    return Score(plan.name, nats, counts.astype(np.int64), time.perf_counter() - began)
+
+
+def _batches(windows: Iterator[Window], tokens_per_pass: int) -> Iterator[list[Window]]:
+    """Windows grouped so that a group's rows times its longest window stay within `tokens_per_pass`."""
+    group: list[Window] = []
+    longest = 0
+    for window in windows:
+        longest_with = max(longest, window.stop - window.start)
+        if group and longest_with * (len(group) + 1) > tokens_per_pass:
+            yield group
+            group, longest_with = [], window.stop - window.start
+        group.append(window)
+        longest = longest_with
+    if group:
+        yield group

@@ -1,0 +1,104 @@
+"""Which tokens are scored with which context: windows over a stream of tokens.
+
+A stream of N + 1 tokens has N targets: target i is token i + 1, predicted from token i and what precedes
+it. Every target is scored in exactly one window.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bytegolf.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Window:
+    """Inputs `start` to `stop` (exclusive) are read; targets `scored` to `stop` count."""
+
+    start: int
+    stop: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """Windows of `length` tokens side by side; the first target of each sees one token of context."""
+
+    length: int = 1024
+
+    def __post_init__(self) -> None:
+        _positive("length", self.length)
+
+    @property
+    def name(self) -> str:
+        return f"chunked {self.length}"
+
+    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
+        """Windows over `targets` targets; `starts` (offsets of documents' first tokens) play no part."""
+        return _sliding(0, targets, self.length, self.length)
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """Windows of `length` tokens that advance by `stride`: each scores its last `stride` targets.
+
+    The first window scores all of its targets; the last one ends with the stream and scores what is left.
+    """
+
+    length: int = 1024
+    stride: int = 64
+
+    def __post_init__(self) -> None:
+        _positive("length", self.length)
+        _positive("stride", self.stride)
+        if self.stride > self.length:
+            raise RecipeError(
+                f"stride={self.stride} is longer than length={self.length}: tokens would be skipped"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"sliding {self.stride} of {self.length}"
+
+    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
+        """Windows over the stream as one text; documents in a window still do not see each other."""
+        return _sliding(0, targets, self.length, self.stride)
+
+
+@dataclass(frozen=True)
+class PerDocument:
+    """Each document on its own, in sliding windows of `length` tokens that advance by `stride`."""
+
+    length: int = 1024
+    stride: int = 64
+
+    def __post_init__(self) -> None:
+        Sliding(self.length, self.stride)
+
+    @property
+    def name(self) -> str:
+        return f"per document, sliding {self.stride} of {self.length}"
+
+    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
+        """Windows that begin with their document, document after document."""
+        borders = sorted({0, *(int(start) for start in starts if start < targets), targets})
+        for first, last in zip(borders, borders[1:], strict=False):
+            yield from _sliding(first, last, self.length, self.stride)
+
+
+WindowPlan = Chunked | Sliding | PerDocument
+
+
+def _sliding(first: int, last: int, length: int, stride: int) -> Iterator[Window]:
+    scored = first
+    while scored < last:
+        # The first window scores everything in it; later ones end `stride` further on.
+        stop = min(first + length if scored == first else scored + stride, last)
+        yield Window(max(first, stop - length), stop, scored)
+        scored = stop
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise RecipeError(f"{name}={value}; give a positive number of tokens")

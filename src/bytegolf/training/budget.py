@@ -1,0 +1,75 @@
+"""Budgets of seconds, tokens and steps: the first one reached ends the training."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bytegolf.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What training may use; None is no limit, but one limit is needed.
+
+    seconds: training time, compilation, validation and saving aside. tokens: target tokens over all
+    ranks. steps: optimizer steps.
+    """
+
+    seconds: float | None = None
+    tokens: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = {"seconds": self.seconds, "tokens": self.tokens, "steps": self.steps}
+        for name, limit in limits.items():
+            if limit is not None and limit <= 0:
+                raise BudgetError(f"budget.{name}={limit}; give a positive number, or None for no limit")
+        if all(limit is None for limit in limits.values()):
+            raise BudgetError("the budget has no limit; set budget.seconds, budget.tokens or budget.steps")
+
+    def check(self, tokens_per_step: int) -> None:
+        """Raises `BudgetError` if not even one step fits."""
+        if self.tokens is not None and self.tokens < tokens_per_step:
+            raise BudgetError(
+                f"budget.tokens={self.tokens} is too small for one step of {tokens_per_step} tokens; "
+                "raise it, or lower training.rows or training.length"
+            )
+
+    def progress(self, seconds: float, tokens: int, steps: int) -> float:
+        """The share of the budget that is used, 0 to 1 and beyond: the largest over the limits."""
+        pairs = ((seconds, self.seconds), (tokens, self.tokens), (steps, self.steps))
+        return max(used / limit for used, limit in pairs if limit is not None)
+
+    def allows(
+        self, seconds: float, tokens: int, steps: int, *, next_seconds: float, next_tokens: int
+    ) -> bool:
+        """Whether one more step, expected to take that long, stays inside every limit."""
+        return (
+            (self.seconds is None or seconds + next_seconds <= self.seconds)
+            and (self.tokens is None or tokens + next_tokens <= self.tokens)
+            and (self.steps is None or steps + 1 <= self.steps)
+        )
+
+
+class Stopwatch:
+    """Training seconds: runs only between `start` and `pause`, and can continue from a saved count."""
+
+    def __init__(self, seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._before, self._clock = seconds, clock
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        running = 0.0 if self._started is None else self._clock() - self._started
+        return self._before + running
+
+    def start(self) -> None:
+        if self._started is None:
+            self._started = self._clock()
+
+    def pause(self) -> None:
+        self._before, self._started = self.seconds, None
+
+    def restore(self, seconds: float) -> None:
+        """Stands still at `seconds`, the count of an earlier run."""
+        self._before, self._started = seconds, None

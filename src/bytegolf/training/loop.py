@@ -1,0 +1,262 @@
+"""The training loop."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+
+from bytegolf.errors import BudgetError, DivergedError
+from bytegolf.model.spec import LanguageModel
+from bytegolf.tokens.batches import Batch, PackedBatches
+from bytegolf.training.averaging import MovingAverage
+from bytegolf.training.budget import Stopwatch
+from bytegolf.training.checkpoint import Checkpoints
+from bytegolf.training.groups import OptimizerGroup
+from bytegolf.training.ranks import Ranks
+from bytegolf.training.record import Record, bits_per_byte
+from bytegolf.training.spec import Training
+from bytegolf.training.stages import Stages
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (Ctrl-C or SIGTERM); its state is saved."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished step, for whoever watches. loss: nats per token; share: used part of the budget."""
+
+    step: int
+    tokens: int
+    seconds: float
+    share: float
+    loss: float
+    bits_per_byte: float
+    tokens_per_second: float
+    multiplier: float
+    gradient_norm: float
+
+
+@dataclass
+class Trainer:
+    """Everything a training needs; `run` is the loop. State that resumes: step, tokens, seconds and parts."""
+
+    model: LanguageModel
+    batches: PackedBatches
+    spec: Training
+    optimizers: OptimizerGroup
+    ranks: Ranks
+    stages: Stages
+    average: MovingAverage | None
+    record: Record
+    checkpoints: Checkpoints | None
+    stopwatch: Stopwatch
+    validate: Callable[[], tuple[float, float]] | None = None
+    watch: Callable[[Progress], None] = lambda progress: None
+    step: int = 0
+    tokens: int = 0
+    first_loss: float = math.nan
+
+    def run(self) -> None:
+        """Trains until the budget is used. Raises `DivergedError`, `BudgetError` or `Interrupted`."""
+        budget, spec = self.spec.budget, self.spec
+        validations = [share for share in spec.validate_at if share > self._share()]
+        saved_at = self.stopwatch.seconds
+        step_seconds = 0.0
+        with _Signals() as signals, closing(self._prefetch()) as batches:
+            while True:
+                seconds, interrupted = self.ranks.lead_and_any(self.stopwatch.seconds, signals.raised)
+                if interrupted:
+                    self._save()
+                    raise Interrupted
+                usage = (seconds, self.tokens, self.step)
+                if not budget.allows(*usage, next_seconds=step_seconds, next_tokens=spec.tokens_per_step):
+                    break
+                share = budget.progress(*usage)
+                for name in self.stages.enter_due(share):
+                    self.record.write("stage", step=self.step, seconds=seconds, name=name)
+                self.stopwatch.start()
+                progress = self._one_step(next(batches), share)
+                self._sync()
+                step_seconds = progress.seconds - seconds
+                self._report(progress)
+                while validations and progress.share >= validations[0]:
+                    validations.pop(0)
+                    self._validate()
+                if progress.seconds - saved_at >= spec.checkpoint_seconds:
+                    saved_at = progress.seconds
+                    self._save()
+        self.stopwatch.pause()
+        if budget.seconds is not None and self.stopwatch.seconds > budget.seconds and self.step <= 1:
+            raise BudgetError(
+                f"budget.seconds={budget.seconds} is too small for one step, which took "
+                f"{self.stopwatch.seconds:.2f} s; raise it, or lower training.rows"
+            )
+        self._save()
+
+    def _one_step(self, batch: Batch, share: float) -> Progress:
+        nats = self._accumulate_gradients(batch)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        totals = torch.tensor([nats, float(batch.bytes)], dtype=torch.float64, device=self.ranks.device)
+        self.ranks.sum_([*gradients, totals])
+        nats, byte_count = totals.tolist()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.spec.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.clip, norm)
+        gradient_norm = float(norm)
+        loss = nats / self.spec.tokens_per_step
+        self._check(loss, gradient_norm)
+        multiplier = self.spec.schedule.multiplier(share)
+        self.optimizers.step(multiplier)
+        self.model.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        self.stages.after_update()
+        self.step += 1
+        self.tokens += self.spec.tokens_per_step
+        seconds = self.stopwatch.seconds
+        return Progress(
+            step=self.step,
+            tokens=self.tokens,
+            seconds=seconds,
+            share=self.spec.budget.progress(seconds, self.tokens, self.step),
+            loss=loss,
+            bits_per_byte=bits_per_byte(nats, byte_count),
+            tokens_per_second=self.tokens / seconds if seconds else 0.0,
+            multiplier=multiplier,
+            gradient_norm=gradient_norm,
+        )
+
+    def _accumulate_gradients(self, batch: Batch) -> float:
+        """Gradients of the mean loss over the global batch, this rank's share; its sum of nats."""
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for first in range(0, batch.ids_BT.shape[0], self.spec.forward_rows):
+            rows = slice(first, first + self.spec.forward_rows)
+            ids, targets, starts = (
+                part[rows].to(self.ranks.device, non_blocking=True)
+                for part in (batch.ids_BT, batch.targets_BT, batch.starts_BT)
+            )
+            nats = self.model.losses(ids, targets, starts).sum()
+            (nats / self.spec.tokens_per_step).backward()
+            total += nats.detach()
+        return float(total)
+
+    def warm_up(self) -> None:
+        """Runs one forward and backward pass in every form that training will take, changing nothing.
+
+        On GPUs this compiles all code before the stopwatch runs.
+        """
+        forms = self.stages.waiting()
+        batch = self.batches.batch(self.step)
+        for stage in (None, *forms):
+            if stage is not None:
+                stage.prepare()
+            self._accumulate_gradients(batch)
+            self.model.zero_grad(set_to_none=True)
+        for stage in reversed(forms):
+            stage.undo()
+        self._sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to continue as if nothing had happened."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.stopwatch.seconds,
+            "first_loss": self.first_loss,
+            "model": self.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "stages": self.stages.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.tokens, self.first_loss = state["step"], state["tokens"], state["first_loss"]
+        self.stopwatch.restore(state["seconds"])
+        self.model.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.stages.restore(state["stages"])
+        self.record.write("resume", step=self.step, seconds=self.stopwatch.seconds)
+
+    def _prefetch(self) -> Iterator[Batch]:
+        return self.batches.prefetch(self.step, pin=self.ranks.device.type == "cuda")
+
+    def _share(self) -> float:
+        return self.spec.budget.progress(self.stopwatch.seconds, self.tokens, self.step)
+
+    def _check(self, loss: float, gradient_norm: float) -> None:
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)) or loss > 2.0 * self.first_loss + 1.0:
+            raise DivergedError(
+                f"training diverged at step {self.step + 1}: loss {loss:.3f} nats per token, gradient norm "
+                f"{gradient_norm:.3g} (started at {self.first_loss:.3f}); lower the learning rates. "
+                "The last good checkpoint is kept"
+            )
+
+    def _report(self, progress: Progress) -> None:
+        self.record.write(
+            "train",
+            step=progress.step,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            loss=progress.loss,
+            bits_per_byte=progress.bits_per_byte,
+            tokens_per_second=progress.tokens_per_second,
+            learning_rate=progress.multiplier,
+            gradient_norm=progress.gradient_norm,
+        )
+        self.watch(progress)
+
+    def _validate(self) -> None:
+        self.stopwatch.pause()
+        if self.validate is not None:
+            loss, bits = self.validate()
+            values = {"loss": loss, "bits_per_byte": bits}
+            self.record.write(
+                "validation", step=self.step, tokens=self.tokens, seconds=self.stopwatch.seconds, **values
+            )
+
+    def _save(self) -> None:
+        self.stopwatch.pause()
+        if self.checkpoints is not None and self.ranks.leads:
+            self.checkpoints.save(self.step, self.state_dict())
+        self.ranks.barrier()
+
+    def _sync(self) -> None:
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.ranks.device)
+
+
+class _Signals:
+    """Turns Ctrl-C and SIGTERM into a flag while the loop runs; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.raised = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._raise)
+            except ValueError:
+                # Only the main thread may listen; elsewhere the caller's handling stays.
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self.raised and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.raised = True

@@ -1,0 +1,103 @@
+"""Muon: momentum whose matrices are replaced by the nearest semi-orthogonal one (Jordan et al. 2024).
+
+Stands on torch and the orthogonalization kernel alone. Matrices of one shape are treated as one batch;
+with several ranks each orthogonalizes its share of the batch, and all receive the whole.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bytegolf.errors import RecipeError
+from bytegolf.kernels.orthogonal import CLASSIC, POLAR_EXPRESS, orthogonalize
+from bytegolf.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Settings of Muon.
+
+    momentum rises linearly from momentum_start over the first momentum_steps steps. weight_decay is
+    decoupled: W ← W (1 − lr · decay). coefficients: which Newton-Schulz constants. equalize_rows scales
+    each row of the update to length 1 before orthogonalization (MuonEq-R, arXiv 2603.28254).
+    """
+
+    learning_rate: float = 0.04
+    momentum: float = 0.95
+    momentum_start: float = 0.85
+    momentum_steps: int = 500
+    weight_decay: float = 0.0
+    coefficients: Literal["classic", "polar_express"] = "classic"
+    equalize_rows: bool = False
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise RecipeError(f"learning_rate={self.learning_rate}; give a positive number")
+        if not (0 <= self.momentum < 1 and 0 <= self.momentum_start < 1):
+            raise RecipeError(
+                f"momentum={self.momentum}, momentum_start={self.momentum_start}: 0 ≤ x < 1 is needed"
+            )
+
+    def momentum_at(self, step: int) -> float:
+        """The momentum of step `step`, counted from 0."""
+        share = min(step / self.momentum_steps, 1.0) if self.momentum_steps else 1.0
+        return self.momentum_start + share * (self.momentum - self.momentum_start)
+
+
+class MuonOptimizer(torch.optim.Optimizer):
+    """For each matrix W (R × C) with gradient G, momentum μ and learning rate η:
+
+    B ← μ B + G;  U = G + μ B;  W ← (1 − η · decay) W − η sqrt(max(1, R/C)) · orthogonalize(U).
+    """
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], spec: Muon, ranks: Ranks, dtype: torch.dtype
+    ) -> None:
+        """`dtype`: precision of the orthogonalization. Parameters must be matrices."""
+        parameters = list(parameters)
+        for parameter in parameters:
+            assert parameter.ndim == 2, (
+                f"Muon treats matrices; this parameter has shape {tuple(parameter.shape)}"
+            )
+        super().__init__(parameters, {"lr": spec.learning_rate, "steps": 0})
+        self.spec, self.ranks, self.dtype = spec, ranks, dtype
+        self.coefficients = CLASSIC if spec.coefficients == "classic" else POLAR_EXPRESS
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update from the parameters' gradients."""
+        for group in self.param_groups:
+            momentum = self.spec.momentum_at(group["steps"])
+            group["steps"] += 1
+            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                update = self._orthogonal_update(parameters, momentum)
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                torch._foreach_mul_(parameters, 1.0 - group["lr"] * self.spec.weight_decay)
+                torch._foreach_add_(parameters, list(update.unbind()), alpha=-rate)
+
+    def _orthogonal_update(self, parameters: list[torch.nn.Parameter], momentum: float) -> Tensor:
+        """Advances the momentum of parameters of one shape; their orthogonalized updates (M, R, C)."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        share = -(-len(parameters) // self.ranks.world)
+        mine = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        updates = [g.add(b, alpha=momentum) for g, b in zip(gradients[mine], buffers[mine], strict=True)]
+        # Every rank must contribute equally many matrices to the exchange.
+        updates += [torch.zeros_like(gradients[0])] * (share - len(updates))
+        u_MRC = torch.stack(updates)
+        if self.spec.equalize_rows:
+            u_MRC = u_MRC / u_MRC.norm(dim=-1, keepdim=True).clamp_min(1e-7)
+        u_MRC = orthogonalize(u_MRC, self.coefficients, dtype=self.dtype)
+        return self.ranks.gather(u_MRC)[: len(parameters)]

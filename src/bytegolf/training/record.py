@@ -1,0 +1,33 @@
+"""metrics.jsonl: the truth about a run, one JSON object a line, on disk before training goes on."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def bits_per_byte(nats: float, byte_count: float) -> float:
+    """Σ nats / (ln 2 · bytes); NaN where there are no bytes."""
+    return nats / (math.log(2.0) * byte_count) if byte_count else math.nan
+
+
+class Record:
+    """Appends events to a metrics file; a resumed run goes on where the file ends."""
+
+    def __init__(self, path: Path | None) -> None:
+        """`path` None records nothing (ranks that do not lead)."""
+        self._file = None if path is None else path.open("a", encoding="utf-8")
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line: {"event": event, …values}."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None

@@ -1,0 +1,54 @@
+"""Everything a recipe says about training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bytegolf.errors import RecipeError
+from bytegolf.training.averaging import Average
+from bytegolf.training.budget import Budget
+from bytegolf.training.groups import Optimizers
+from bytegolf.training.schedule import Schedule
+
+Precision = Literal["auto", "float64", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of training.
+
+    A step takes `rows` rows of `length` tokens, over all ranks; each forward pass takes at most
+    `forward_rows` of them (gradients accumulate over the passes). clip: bound of the global gradient
+    norm. average: moving average of the weights, which is what gets compressed. precision: of the
+    forward pass; weights and optimizer state are float32 (float64 for "float64"); auto takes bfloat16
+    where the machine multiplies it fast. compile: auto compiles on GPUs. validate_at: shares of the
+    budget at which validation runs. checkpoint_seconds: how often a checkpoint is written.
+    """
+
+    budget: Budget
+    rows: int = 512
+    length: int = 1024
+    forward_rows: int = 64
+    optimizers: Optimizers = Optimizers()
+    schedule: Schedule = Schedule()
+    clip: float | None = None
+    average: Average | None = Average()
+    seed: int = 1
+    precision: Precision = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    validate_at: tuple[float, ...] = (0.25, 0.5, 0.75)
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "length", "forward_rows"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"training.{name}={getattr(self, name)}; give a positive number")
+        if self.clip is not None and self.clip <= 0:
+            raise RecipeError(f"training.clip={self.clip}; give a positive bound, or None for no clipping")
+        if any(not 0.0 < share < 1.0 for share in self.validate_at):
+            raise RecipeError(f"training.validate_at={self.validate_at}; give shares between 0 and 1")
+        self.budget.check(self.tokens_per_step)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Target tokens of one step over all ranks."""
+        return self.rows * self.length
