@@ -1,0 +1,88 @@
+"""Tokenizers: text to ids and back, exactly.
+
+Every id stands for fixed bytes and decoding concatenates them. A lossless tokenizer encodes any bytes at
+all; a lossy one (the 16 MB challenge's SentencePiece models) changes the text first and is marked so.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from bytegolf.errors import TokenizerError
+from bytegolf.tokens.raw_bytes import ByteTokenizer
+from bytegolf.tokens.sentence_pieces import SentencePieceTokenizer, load_model, pieces_from_table
+from bytegolf.tokens.table import decompress_table, unpack_table
+from bytegolf.tokens.training import train_sentencepiece
+
+__all__ = [
+    "ByteTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "load_tokenizer",
+    "tokenizer_from_bytes",
+    "train_sentencepiece",
+]
+
+
+class Tokenizer(Protocol):
+    """What the rest of the package needs of a tokenizer.
+
+    `vocabulary` is the number of ids. `bos` starts every document, and so ends the one before it; it stands
+    for 0 bytes and is never the result of encoding. `token_bytes` holds the bytes of each id.
+    """
+
+    kind: str
+    vocabulary: int
+    bos: int
+    lossless: bool
+    token_bytes: tuple[bytes, ...]
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """int32 (tokens,): the ids of `text`, without bos. Bytes need not be valid UTF-8."""
+        ...
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The concatenated bytes of `ids`."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """A compressed table from which `tokenizer_from_bytes` builds the same tokenizer."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the uncompressed table: equal tokenizers have equal digests."""
+        ...
+
+
+def tokenizer_from_bytes(data: bytes) -> Tokenizer:
+    """The tokenizer that `to_bytes` described. Damaged or hostile data is a `TokenizerError`."""
+    settings, columns = unpack_table(decompress_table(data))
+    match settings.get("kind"):
+        case "bytes":
+            return ByteTokenizer()
+        case "sentencepiece":
+            return SentencePieceTokenizer(pieces_from_table(settings, columns))
+        case kind:
+            raise TokenizerError(f"tokenizer table is of unknown kind {kind!r}; update bytegolf")
+
+
+def load_tokenizer(source: str) -> Tokenizer:
+    """The tokenizer that `source` names.
+
+    "bytes"; a SentencePiece `.model` file; a folder with GPT-2's encoder.json and vocab.bpe; or a table
+    saved from `to_bytes` as `*.tokenizer`.
+    """
+    if source == "bytes":
+        return ByteTokenizer()
+    path = Path(source)
+    try:
+        if path.suffix == ".model":
+            return load_model(path)
+        return tokenizer_from_bytes(path.read_bytes())
+    except OSError as error:
+        raise TokenizerError(
+            f"tokenizer {source!r} cannot be read ({error.strerror}); give 'bytes', a .model file, "
+            "a folder with encoder.json and vocab.bpe, or a saved *.tokenizer"
+        ) from error

@@ -1,0 +1,141 @@
+"""Training a lossless SentencePiece BPE tokenizer."""
+
+import io
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import sentencepiece
+
+from bytegolf.errors import TokenizerError
+from bytegolf.text.documents import Document
+from bytegolf.tokens.normalization import Normalizer
+from bytegolf.tokens.protobuf import read_fields
+from bytegolf.tokens.sentence_pieces import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    UNKNOWN,
+    Pieces,
+    SentencePieceTokenizer,
+)
+
+MIN_VOCABULARY = 272
+MAX_VOCABULARY = 65_536
+# Share of the text's characters beyond which rare ones are left to byte pieces.
+_COVERAGE = 0.9995
+# The trainer keeps these for itself, or refuses them in pieces.
+_RESERVED = "\0\t\u2581\u2585\u2047"
+
+
+def train_sentencepiece(
+    documents: Iterable[Document], vocabulary: int, *, sample_bytes: int = 8_000_000, threads: int = 1
+) -> SentencePieceTokenizer:
+    """A tokenizer of exactly `vocabulary` ids for texts like `documents`; deterministic.
+
+    The ids are: 0 unknown (never produced), 1 bos, 2..257 the bytes, then the merges in order. ASCII
+    characters have no piece beside their byte, which leaves their ids to merges; a space is the exception,
+    because SentencePiece writes it as U+2581. At most about `sample_bytes` of text, drawn evenly from all
+    documents, are looked at.
+    """
+    if not MIN_VOCABULARY <= vocabulary <= MAX_VOCABULARY:
+        raise TokenizerError(f"vocabulary is {vocabulary}; choose {MIN_VOCABULARY} to {MAX_VOCABULARY}")
+    texts = _sample([document.text for document in documents], sample_bytes)
+    alphabet = _alphabet(texts, most=(vocabulary - 259) // 2)
+    ascii_pieces = sum(character.isascii() for character in alphabet if character != " ")
+    if not alphabet:
+        raise TokenizerError(
+            "the text holds no characters to train a tokenizer on; give more text or use 'bytes'"
+        )
+    names = _train(_sentences(texts, alphabet), vocabulary + ascii_pieces, threads)
+    merges = [name for name in names if not (len(name) == 1 and name.isascii())]
+    if SPACE not in merges:
+        merges.append(SPACE)
+    if len(merges) < vocabulary - 258:
+        raise TokenizerError(
+            f"the text yields only {258 + len(merges)} pieces, not {vocabulary}; "
+            "choose a smaller vocabulary or give more text"
+        )
+    kept = merges[: vocabulary - 258]
+    if SPACE not in kept:
+        kept[-1] = SPACE
+    types = bytes([UNKNOWN, CONTROL]) + bytes([BYTE]) * 256 + bytes([NORMAL]) * len(kept)
+    return SentencePieceTokenizer(
+        Pieces(("<unk>", "<s>", *[""] * 256, *kept), types, bos=1, normalizer=Normalizer())
+    )
+
+
+def _train(sentences: list[str], size: int, threads: int) -> list[str]:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            byte_fallback=True,
+            character_coverage=1.0,
+            max_sentence_length=1 << 30,
+            unk_id=0,
+            bos_id=1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=threads,
+            minloglevel=3,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TokenizerError(
+            f"SentencePiece could not train {size} pieces: {reason}; give more text"
+        ) from error
+    names = []
+    for number, message in read_fields(model.getvalue()):
+        if number == 1:
+            assert isinstance(message, bytes)
+            piece = dict(read_fields(message))
+            if piece.get(3, NORMAL) == NORMAL:
+                name = piece[1]
+                assert isinstance(name, bytes)
+                names.append(name.decode())
+    return names
+
+
+def _sample(texts: list[str], limit: int) -> list[str]:
+    if sum(map(len, texts)) <= limit:
+        return texts
+    # Drawn documents, not the first ones: sources often stand one behind another.
+    sample, room = [], limit
+    for index in np.random.default_rng(0).permutation(len(texts)):
+        sample.append(texts[index][:room])
+        room -= len(sample[-1])
+        if room <= 0:
+            break
+    return sample
+
+
+def _alphabet(texts: list[str], most: int) -> set[str]:
+    counts = np.zeros(0x110000, dtype=np.int64)
+    for text in texts:
+        codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+        counts += np.bincount(codes, minlength=len(counts)) if len(codes) > 100_000 else 0
+        if len(codes) <= 100_000:
+            np.add.at(counts, codes, 1)
+    counts[[ord(character) for character in _RESERVED]] = 0
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    covered = np.cumsum(counts[order])
+    enough = int(np.searchsorted(covered, _COVERAGE * covered[-1])) + 1 if len(order) else 0
+    letters = {chr(code) for code in order[:enough]} | {chr(code) for code in order if code < 128}
+    beyond_ascii = [chr(code) for code in order if code >= 128 and chr(code) in letters]
+    return (letters - set(beyond_ascii)) | set(beyond_ascii[:most])
+
+
+def _sentences(texts: list[str], alphabet: set[str]) -> list[str]:
+    outside = re.compile("[^" + re.escape("".join(sorted(alphabet))) + "]+")
+    return [sentence for text in texts for sentence in outside.split(text) if sentence]
