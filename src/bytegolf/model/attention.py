@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.kernels.attention import attend
+from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.linear import Linear
-from bytegolf.model.norms import rms_norm
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.rotary import Rotary, rotate
 from bytegolf.model.stream import Stream
@@ -82,7 +82,7 @@ class AttentionLayer(Component):
         q_BTHK = rms_norm(self.query(x_BTD).unflatten(-1, heads))
         k_BSGK = rms_norm(self.keys(x_BTD).unflatten(-1, heads))
         v_BSGK = self.values(x_BTD).unflatten(-1, heads)
-        cos, sin = self.rotary.tables(stream.positions_T)
+        cos, sin = (table.to(x_BTD.dtype) for table in self.rotary.tables(stream.positions_T))
         q_BTHK = rotate(q_BTHK, cos, sin) * self.gain_H.to(q_BTHK.dtype)[:, None]
         k_BSGK = rotate(k_BSGK, cos, sin)
         if stream.memory is not None:

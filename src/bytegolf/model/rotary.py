@@ -32,6 +32,6 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BTHK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
-    """(a, b) -> (a cos + b sin, b cos − a sin) on the pairs (i, i + K/2), in float32 at least."""
+    """(a, b) -> (a cos + b sin, b cos − a sin) on the pairs (i, i + K/2), in x's precision."""
     swapped = x_BTHK.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return (x_BTHK * cos_T1K + swapped * sin_T1K).to(x_BTHK.dtype)
+    return torch.addcmul(x_BTHK * cos_T1K, swapped, sin_T1K)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.kernels.capped_loss import capped_cross_entropy, soft_cap
+from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.embedding import TiedEmbedding
-from bytegolf.model.norms import rms_norm
 from bytegolf.model.roles import Component
 from bytegolf.model.stack import Block, Stack
 from bytegolf.model.stream import Memory, Stream

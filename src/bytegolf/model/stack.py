@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.attention import Attention, AttentionLayer
 from bytegolf.model.mlp import Mlp, SquaredMlp
-from bytegolf.model.norms import rms_norm
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.stream import Stream
 

@@ -1,0 +1,34 @@
+"""RMS normalization that keeps one factor per row for the gradient, for CPUs, where torch's is not fused."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bytegolf.kernels.rms_norm.reference import EPSILON
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        precise = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precise)
+        factor = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(EPSILON)).to(x.dtype)
+        y = x * factor
+        ctx.save_for_backward(y, factor)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        y, factor = ctx.saved_tensors
+        # dx = factor · (g − y · mean(g · y))
+        mean = (gradient * y).mean(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, y, mean, value=-1).mul_(factor)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """See `bytegolf.kernels.rms_norm.rms_norm`."""
+    y = _RmsNorm.apply(x)
+    assert isinstance(y, Tensor)
+    return y
