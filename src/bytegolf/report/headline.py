@@ -1,0 +1,147 @@
+"""The top of the page: what ran, its score, and the score in words."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from bytegolf.report.markup import Html, count, decimals, duration, escape, join, percent, short, tag
+from bytegolf.report.run_folder import Run, find, number, rows
+
+
+def best_score(result: Any) -> Mapping[str, Any] | None:
+    """The lowest bits per byte of the artifact; of the float model where the artifact was not scored."""
+    scored = [row for row in rows(result, "scores") if number(row, "bits_per_byte") is not None]
+    artifact = [row for row in scored if row.get("model") == "artifact"]
+    return min(artifact or scored, key=lambda row: number(row, "bits_per_byte") or 0.0, default=None)
+
+
+def title(run: Run) -> str:
+    return str(find(run.result, "recipe") or find(run.recipe, "name") or run.name)
+
+
+def masthead(run: Run) -> Html:
+    facts = [
+        _date(find(run.result, "date") or find(run.environment, "date")),
+        _fact("seed {}", find(run.result, "seed")),
+        _machine(run.environment),
+        _fact("torch {}", find(run.environment, "torch")),
+    ]
+    return tag(
+        "header",
+        tag("p", "bytegolf run report", class_="eyebrow"),
+        tag("h1", title(run)),
+        tag("p", " · ".join(fact for fact in facts if fact), class_="facts"),
+    )
+
+
+def figures(run: Run) -> Html:
+    """The four headline figures, each with a line of small print."""
+    training = find(run.result, "training")
+    if training is None:
+        latest = run.events("train")[-1:]
+        training = latest[0] if latest else None
+    speed = number(training, "tokens_per_second")
+    first = number(training, "first_step_seconds")
+    small = [
+        f"{short(speed)} a second" if speed else "",
+        f"first step after {duration(first)}" if first else "",
+    ]
+    parameters = number(training, "parameters")
+    tokens = "training tokens" + (f", {short(parameters)} parameters" if parameters else "")
+    return tag(
+        "div",
+        _score(run),
+        _artifact(run),
+        _figure(
+            duration(number(training, "seconds")), "training", f"{count(number(training, 'steps'))} steps"
+        )
+        if number(training, "steps") is not None
+        else _figure(duration(number(training, "seconds")), "training so far", _step(training)),
+        _figure(short(number(training, "tokens")), tokens, ", ".join(text for text in small if text)),
+        class_="figures",
+    )
+
+
+def summary(run: Run) -> Html:
+    """The score as a sentence: what the text would take, beside the best classic compressor."""
+    score = best_score(run.result)
+    bits, size = number(score, "bits_per_byte"), number(score, "bytes")
+    if bits is None or not size:
+        return tag(
+            "p", "This run has no result yet; the page shows what its folder holds so far.", class_="summary"
+        )
+    coded = bits * size / 8
+    sentence = f"At this score {count(size)} bytes of unseen text come to {count(coded)} bytes"
+    others = [row for row in rows(run.result, "baselines") if number(row, "bytes")]
+    if others:
+        other = min(others, key=lambda row: number(row, "bytes") or 0.0)
+        ratio = coded / (number(other, "bytes") or 1.0)
+        compared = "less" if ratio <= 1 else "more"
+        best = f"the best classic compressor tried ({other.get('name', '')})"
+        sentence += f", {percent(abs(1 - ratio))} {compared} than with {best}"
+    return tag("p", sentence + ".", class_="summary")
+
+
+def _score(run: Run) -> Html:
+    score = best_score(run.result)
+    if score is not None:
+        small = f"held-out text, {score.get('plan', '')}, {score.get('model', '')}"
+        return _figure(decimals(number(score, "bits_per_byte"), 4), "bits per byte", small, lead=True)
+    for kind, small in (("validation", "latest validation"), ("train", "latest training batch")):
+        _, values = run.points(kind, "step", "bits_per_byte")
+        if values:
+            return _figure(decimals(values[-1], 4), "bits per byte", small, lead=True)
+    return _figure("–", "bits per byte", "nothing measured yet", lead=True)
+
+
+def _artifact(run: Run) -> Html:
+    size = number(run.result, "artifact", "bytes")
+    budget = number(run.result, "artifact", "budget_bytes")
+    if size is None or not budget:
+        return _figure(
+            count(size), "artifact bytes", "no byte budget" if size is not None else "not written yet"
+        )
+    over = size > budget
+    small = f"{percent(size / budget)} of {count(budget)}" + (" – over budget" if over else "")
+    width = f"width:{min(100.0, 100 * size / budget):.2f}%"
+    filled = tag("span", class_="over" if over else None, style=width)
+    return _figure(
+        count(size), "artifact bytes", join([small, tag("span", filled, class_="meter", aria_hidden="true")])
+    )
+
+
+def _figure(value: str, unit: str, small: str, lead: bool = False) -> Html:
+    return tag(
+        "div",
+        tag("p", value, class_="value"),
+        tag("p", unit, class_="unit"),
+        tag("p", escape(small), class_="small"),
+        class_="lead" if lead else None,
+    )
+
+
+def _step(training: Any) -> str:
+    step = number(training, "step")
+    return "" if step is None else f"step {count(step)}"
+
+
+def _date(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return value
+    return f"{moment.day} {moment:%B %Y, %H:%M}"
+
+
+def _machine(environment: Any) -> str:
+    gpu, cpu = find(environment, "gpu"), find(environment, "cpu")
+    if gpu:
+        return ", ".join(map(str, gpu)) if isinstance(gpu, list) else str(gpu)
+    cores = number(environment, "cores")
+    return " × ".join(text for text in (count(cores) if cores else "", str(cpu or "CPU cores")) if text)
+
+
+def _fact(pattern: str, value: Any) -> str:
+    return "" if value is None else pattern.format(value)
