@@ -67,13 +67,17 @@ class Mark:
 
 
 def smooth(values: Sequence[float], span: int) -> list[float]:
-    """Exponential moving average over about `span` values, with the start's bias removed."""
+    """Exponential moving average over about `span` values to either side, so that it does not lag behind."""
     decay = 1 - 1 / max(span, 1)
-    total, weight, result = 0.0, 0.0, []
-    for value in values:
-        total, weight = decay * total + value, decay * weight + 1
-        result.append(total / weight)
-    return result
+    totals, weights = [0.0] * len(values), [-1.0] * len(values)
+    for order in (range(len(values)), range(len(values) - 1, -1, -1)):
+        total, weight = 0.0, 0.0
+        for i in order:
+            total, weight = decay * total + values[i], decay * weight + 1
+            totals[i] += total
+            weights[i] += weight
+    # Each value was counted in both directions at its own place.
+    return [(total - value) / weight for total, value, weight in zip(totals, values, weights, strict=True)]
 
 
 def thin(x: Sequence[float], y: Sequence[float], most: int = 800) -> tuple[list[float], list[float]]:
@@ -95,7 +99,7 @@ def chart(
 ) -> Html:
     """An SVG of `size` CSS pixels. `name` keeps its ids apart from other charts', `title` is read aloud.
 
-    The first twentieth of a curve, where losses fall from great heights, may be cut off at the top.
+    The first tenth of a curve, where losses fall from great heights, may be cut off at the top.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
@@ -123,13 +127,13 @@ def _draw(axes: Axes, curve: Curve) -> None:
 
 def _frame(axes: Axes, curves: Sequence[Curve], from_zero: bool) -> None:
     end = max((x for curve in curves for x in curve.x), default=1.0)
-    settled = [y for curve in curves for x, y in zip(curve.x, curve.y, strict=True) if x >= 0.05 * end]
+    settled = [y for curve in curves for x, y in zip(curve.x, curve.y, strict=True) if x >= 0.1 * end]
     low, high = (min(settled), max(settled)) if settled else (0.0, 1.0)
     pad = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
     axes.set_ylim(0 if from_zero else low - pad, high + pad)
-    axes.set_xlim(0, end or 1.0)
+    axes.set_xlim(0, 1.01 * end or 1.0)  # room for the last marker
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     plain = FuncFormatter(lambda value, _: short(value) if abs(value) >= 1000 else f"{value:.6g}")
     axes.xaxis.set_major_formatter(plain)
     axes.yaxis.set_major_formatter(plain)

@@ -20,8 +20,10 @@ def title(run: Run) -> str:
 
 
 def masthead(run: Run) -> Html:
+    parameters = number(run.result, "training", "parameters")
     facts = [
-        _date(find(run.result, "date") or find(run.environment, "date")),
+        f"{short(parameters)} parameters" if parameters else "",
+        date(find(run.result, "date") or find(run.environment, "date")),
         _fact("seed {}", find(run.result, "seed")),
         _machine(run.environment),
         _fact("torch {}", find(run.environment, "torch")),
@@ -41,25 +43,10 @@ def figures(run: Run) -> Html:
         latest = run.events("train")[-1:]
         training = latest[0] if latest else None
     speed = number(training, "tokens_per_second")
-    first = number(training, "first_step_seconds")
-    small = [
-        f"{short(speed)} a second" if speed else "",
-        f"first step after {duration(first)}" if first else "",
-    ]
-    parameters = number(training, "parameters")
-    tokens = "training tokens" + (f", {short(parameters)} parameters" if parameters else "")
-    return tag(
-        "div",
-        _score(run),
-        _artifact(run),
-        _figure(
-            duration(number(training, "seconds")), "training", f"{count(number(training, 'steps'))} steps"
-        )
-        if number(training, "steps") is not None
-        else _figure(duration(number(training, "seconds")), "training so far", _step(training)),
-        _figure(short(number(training, "tokens")), tokens, ", ".join(text for text in small if text)),
-        class_="figures",
+    tokens = _figure(
+        short(number(training, "tokens")), "training tokens", f"{short(speed)} a second" if speed else ""
     )
+    return tag("div", _score(run), _artifact(run), _time(training), tokens, class_="figures")
 
 
 def summary(run: Run) -> Html:
@@ -98,16 +85,23 @@ def _artifact(run: Run) -> Html:
     size = number(run.result, "artifact", "bytes")
     budget = number(run.result, "artifact", "budget_bytes")
     if size is None or not budget:
-        return _figure(
-            count(size), "artifact bytes", "no byte budget" if size is not None else "not written yet"
-        )
+        return _figure(count(size), "artifact bytes", "not written yet" if size is None else "no byte budget")
     over = size > budget
-    small = f"{percent(size / budget)} of {count(budget)}" + (" – over budget" if over else "")
+    small = f"{percent(size / budget)} of {count(budget)}" + (", over budget" if over else "")
     width = f"width:{min(100.0, 100 * size / budget):.2f}%"
     filled = tag("span", class_="over" if over else None, style=width)
-    return _figure(
-        count(size), "artifact bytes", join([small, tag("span", filled, class_="meter", aria_hidden="true")])
-    )
+    meter = tag("span", filled, class_="meter", aria_hidden="true")
+    return _figure(count(size), "artifact bytes", join([small, meter]))
+
+
+def _time(training: Any) -> Html:
+    seconds = duration(number(training, "seconds"))
+    steps, step = number(training, "steps"), number(training, "step")
+    if steps is None:
+        return _figure(seconds, "training so far", "" if step is None else f"step {count(step)}")
+    first = number(training, "first_step_seconds")
+    late = "" if first is None else f", the first after {duration(first)}"
+    return _figure(seconds, "training", f"{count(steps)} steps{late}")
 
 
 def _figure(value: str, unit: str, small: str, lead: bool = False) -> Html:
@@ -120,12 +114,8 @@ def _figure(value: str, unit: str, small: str, lead: bool = False) -> Html:
     )
 
 
-def _step(training: Any) -> str:
-    step = number(training, "step")
-    return "" if step is None else f"step {count(step)}"
-
-
-def _date(value: Any) -> str:
+def date(value: Any) -> str:
+    """An ISO date as people write it; any other text as it is."""
     if not isinstance(value, str):
         return ""
     try:

@@ -94,7 +94,8 @@ def documents(coloured: Any) -> list[Html]:
         tokens = tokens_of(document) if isinstance(document, Mapping) else []
         size, bits = sum(len(data) for data, _ in tokens), sum(bits for _, bits in tokens)
         if size:
-            facts = f"{count(size)} bytes · {count(len(tokens))} tokens · {decimals(bits / size, 3)} bits per byte"
+            lengths = f"{count(size)} bytes · {count(len(tokens))} tokens"
+            facts = f"{lengths} · {decimals(bits / size, 3)} bits per byte"
             summary = tag("summary", str(document.get("id", "")), " ", tag("small", facts))
             text = tag("div", coloured_text(tokens), class_="heat", translate="no")
             made.append(tag("details", summary, text, open=not made))

@@ -90,7 +90,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 8.4 s, 4 min 12 s, 1 h 03 min."""
+    """Seconds as a person says them: 8.4 s, 4 min 12 s, 4 min, 1 h 03 min."""
     space = "\N{NARROW NO-BREAK SPACE}"
     if seconds is None:
         return "–"
@@ -98,5 +98,6 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f}{space}s"
     whole = round(seconds)
     if whole < 3600:
-        return f"{whole // 60}{space}min {whole % 60:02d}{space}s"
+        rest = f" {whole % 60:02d}{space}s" if whole % 60 else ""
+        return f"{whole // 60}{space}min{rest}"
     return f"{whole // 3600}{space}h {whole % 3600 // 60:02d}{space}min"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bytegolf.report.headline import best_score
+from bytegolf.report.headline import best_score, date
 from bytegolf.report.heat import documents, legend
 from bytegolf.report.markup import Html, count, decimals, escape, join, pairs, percent, table, tag
 from bytegolf.report.recipe_tree import tree
@@ -89,8 +89,12 @@ def quantization(run: Run) -> Html:
 def _clip(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "–" if value is None else str(value)
-    settings = ", ".join(f"{key} {item}" for key, item in value.items() if key != "type")
-    return f"{value.get('type', '')} {settings}".strip()
+    settings = [
+        f"{len(item)} {key}" if isinstance(item, list) else f"{key} {item}"
+        for key, item in value.items()
+        if key != "type"
+    ]
+    return f"{value.get('type', '')} {', '.join(settings)}".strip()
 
 
 def comparison(run: Run) -> Html:
@@ -214,7 +218,7 @@ def environment(run: Run) -> Html:
         elif isinstance(value, Mapping | list):
             items.append((_words(key), tree(value) if value else escape("–")))
         else:
-            text = "–" if value is None else str(value)
+            text = "–" if value is None else date(value) if key == "date" else str(value)
             items.append((_words(key), tag("code", text) if key.endswith("sha256") else text))
     return join([pairs(items), packages])
 
@@ -224,4 +228,4 @@ def recipe(run: Run) -> Html:
 
 
 def _words(key: str) -> str:
-    return str(key).replace("_", " ")
+    return key.replace("_", " ")
