@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Generator
@@ -34,8 +35,7 @@ def open_decompressed(path: Path) -> Generator[BinaryIO]:
                     zstandard = _import_zstandard(path)
                     damage = (*damage, zstandard.ZstdError)
                     file = stack.enter_context(path.open("rb"))
-                    reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-                    stream = stack.enter_context(reader)
+                    stream = stack.enter_context(io.BufferedReader(_ZstdStream(file, zstandard)))
                 case _:
                     stream = stack.enter_context(path.open("rb"))
             yield cast(BinaryIO, stream)
@@ -45,6 +45,35 @@ def open_decompressed(path: Path) -> Generator[BinaryIO]:
         raise TextError(
             f"{path} cannot be read ({error.strerror or error}); check its permissions"
         ) from error
+
+
+class _ZstdStream(io.RawIOBase):
+    """Frames one behind another. The package's own reader takes a file that was cut short for a whole one."""
+
+    def __init__(self, file: BinaryIO, zstandard: Any) -> None:
+        self._file, self._zstandard = file, zstandard
+        self._decoder: Any = None
+        self._compressed, self._ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            self._compressed = self._compressed or self._file.read(1 << 16)
+            if not self._compressed:
+                if self._decoder is not None:
+                    raise EOFError("the last frame has no end")
+                return 0
+            self._decoder = self._decoder or self._zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._decoder.decompress(self._compressed))
+            self._compressed = self._decoder.unused_data
+            if self._decoder.eof:
+                self._decoder = None
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
 
 
 def _import_zstandard(path: Path) -> Any:

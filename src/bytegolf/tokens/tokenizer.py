@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from bytegolf.errors import TokenizerError
+from bytegolf.tokens.gpt2 import gpt2_from_table, load_gpt2
 from bytegolf.tokens.raw_bytes import ByteTokenizer
 from bytegolf.tokens.sentence_pieces import SentencePieceTokenizer, load_model, pieces_from_table
 from bytegolf.tokens.table import decompress_table, unpack_table
@@ -64,6 +65,8 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
             return ByteTokenizer()
         case "sentencepiece":
             return SentencePieceTokenizer(pieces_from_table(settings, columns))
+        case "gpt2":
+            return gpt2_from_table(columns)
         case kind:
             raise TokenizerError(f"tokenizer table is of unknown kind {kind!r}; update bytegolf")
 
@@ -80,6 +83,8 @@ def load_tokenizer(source: str) -> Tokenizer:
     try:
         if path.suffix == ".model":
             return load_model(path)
+        if path.is_dir():
+            return load_gpt2(path)
         return tokenizer_from_bytes(path.read_bytes())
     except OSError as error:
         raise TokenizerError(
