@@ -102,6 +102,7 @@ def _validation_table(run: Run) -> Html:
         )
         for event in events
     ]
+    plural = "" if len(body) == 1 else "s"
     headings = ("Step", "Seconds", "Tokens", "Nats per token", "Bits per byte")
     made = table(headings, body, range(5), "Held-out text during training")
-    return tag("details", tag("summary", f"{len(body)} measurements on held-out text"), made)
+    return tag("details", tag("summary", f"{len(body)} measurement{plural} on held-out text"), made)

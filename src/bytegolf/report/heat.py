@@ -96,7 +96,7 @@ def documents(coloured: Any) -> list[Html]:
         if size:
             lengths = f"{count(size)} bytes · {count(len(tokens))} tokens"
             facts = f"{lengths} · {decimals(bits / size, 3)} bits per byte"
-            summary = tag("summary", str(document.get("id", "")), " ", tag("small", facts))
+            summary = tag("summary", tag("bdi", str(document.get("id", ""))), " ", tag("small", facts))
             text = tag("div", coloured_text(tokens), class_="heat", translate="no")
             made.append(tag("details", summary, text, open=not made))
     return made

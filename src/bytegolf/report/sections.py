@@ -21,28 +21,24 @@ def byte_account(run: Run) -> Html:
         return Html("")
     budget = number(artifact, "budget_bytes")
     scale = max(total, budget or 0)
-    order = sorted(parts, key=lambda part: -part[1])
-    colours = {name: f"c{min(rank, _COLOURS - 1)}" for rank, (name, _) in enumerate(order)}
+    ranked = enumerate(sorted(parts, key=lambda part: -part[1]))
+    order = [(name, size, f"c{min(rank, _COLOURS - 1)}") for rank, (name, size) in ranked]
     segments = [
         tag(
             "span",
-            class_=colours[name],
+            class_=colour,
             style=f"width:{100 * size / scale:.3f}%",
             title=f"{name}: {count(size)} bytes",
         )
-        for name, size in order
+        for name, size, colour in order
     ]
     if budget and budget > total:
         segments.append(
             tag("span", class_="free", style="flex:1", title=f"free: {count(budget - total)} bytes")
         )
     body = [
-        (
-            join([tag("i", class_=f"swatch {colours[name]}"), name]),
-            count(size),
-            percent(size / total),
-        )
-        for name, size in order
+        (join([tag("i", class_=f"swatch {colour}"), name]), count(size), percent(size / total))
+        for name, size, colour in order
     ]
     body.append((tag("b", "Artifact file"), tag("b", count(total)), percent(1.0)))
     made = table(("Part", "Bytes", "Share"), body, (1, 2), "Every byte of the artifact by part")
