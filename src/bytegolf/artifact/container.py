@@ -1,0 +1,215 @@
+"""The artifact: one file with recipe, tokenizer and coded weights, safe to open whoever wrote it.
+
+    magic (4) · version (1) · header length (4) · its length unpacked (4) · CRC-32 of the decoded weights (4)
+    · header (JSON, brotli) · tokenizer · streams of each tensor in the header's order
+    · SHA-256 of all that precedes (32)
+
+Numbers are little-endian. Reading never executes or unpickles anything. Every length is checked before
+memory is taken for it; the limits are the MAX constants of `artifact.header`.
+"""
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytegolf.artifact import account, coding
+from bytegolf.artifact.account import Account
+from bytegolf.artifact.header import (
+    MAX_FILE_BYTES,
+    MAX_HEADER_BYTES,
+    Entry,
+    Header,
+    header_from_bytes,
+    header_to_bytes,
+)
+from bytegolf.compression.grid import MAX_BITS, MIN_BITS, Quantized
+from bytegolf.errors import ArtifactError
+from bytegolf.files import atomic_write
+
+MAGIC = b"\x89BG\n"
+VERSION = 1
+_PREFIX = len(MAGIC) + 1 + 4 + 4 + 4
+_CHECKSUM = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """What an artifact holds: the resolved recipe and the record of its training as plain data, the
+    tokenizer's own bytes, and every tensor with its role, either on an integer grid or as floats.
+    """
+
+    recipe: dict[str, Any]
+    tokenizer: bytes
+    tensors: dict[str, Quantized | Tensor]
+    roles: dict[str, str]
+    training: dict[str, Any]
+
+
+def write_artifact(path: Path, contents: Contents) -> Account:
+    """Writes `contents` to `path`, whole or not at all, and returns its bytes by part.
+
+    Float tensors are stored in float16, or in float32 if one of their values lies beyond float16's range.
+    Raises `ArtifactError` for tensors that cannot be stored: values that are not finite, unknown shapes.
+    """
+    data, parts = pack(contents)
+    atomic_write(path, data)
+    return parts
+
+
+def read_artifact(path: Path) -> Contents:
+    """The contents of the artifact at `path`.
+
+    Raises `ArtifactError` with one line for a file that is missing, truncated, changed, oversized, of another
+    version, or made to harm.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return unpack(data)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}; copy or compress the model again") from error
+
+
+def pack(contents: Contents) -> tuple[bytes, Account]:
+    """The bytes of an artifact and their account (see `write_artifact`)."""
+    if contents.tensors.keys() != contents.roles.keys():
+        odd = sorted(contents.tensors.keys() ^ contents.roles.keys())
+        raise ArtifactError(f"tensors and roles differ in {', '.join(odd[:5])}; give every tensor one role")
+    entries: list[Entry] = []
+    streams: list[bytes] = []
+    check = 0
+    for name, tensor in contents.tensors.items():
+        role = str(contents.roles[name])
+        if isinstance(tensor, Quantized):
+            entry, coded = _pack_matrix(name, role, tensor)
+            check = _crc(tensor, check)
+        else:
+            entry, coded = _pack_floats(name, role, tensor)
+        entries.append(entry)
+        streams.extend(coded)
+    header = Header(contents.recipe, contents.training, len(contents.tokenizer), tuple(entries))
+    plain = header_to_bytes(header)
+    # What was written must be readable: the reader's own checks hold names, shapes and totals.
+    header_from_bytes(plain)
+    packed = coding.compress(plain)
+    prefix = MAGIC + bytes([VERSION])
+    prefix += b"".join(number.to_bytes(4, "little") for number in (len(packed), len(plain), check))
+    body = b"".join([prefix, packed, contents.tokenizer, *streams])
+    data = body + hashlib.sha256(body).digest()
+    if len(data) > MAX_FILE_BYTES:
+        raise ArtifactError(f"{len(data)} bytes; an artifact may have {MAX_FILE_BYTES}")
+    return data, _account(_PREFIX + len(packed), header, len(data))
+
+
+def unpack(data: bytes) -> Contents:
+    """The contents of an artifact's bytes (see `read_artifact`)."""
+    if len(data) > MAX_FILE_BYTES:
+        raise ArtifactError(f"larger than the {MAX_FILE_BYTES} bytes an artifact may have")
+    if len(data) < _PREFIX + _CHECKSUM or not data.startswith(MAGIC):
+        raise ArtifactError("not a bytegolf artifact, or cut short at its very start")
+    if data[len(MAGIC)] != VERSION:
+        raise ArtifactError(f"artifact version {data[len(MAGIC)]}; this program reads version {VERSION}")
+    body = memoryview(data)[:-_CHECKSUM]
+    if hashlib.sha256(body).digest() != data[-_CHECKSUM:]:
+        raise ArtifactError("the checksum does not match: the file is cut short or was changed")
+    packed_length, plain_length, check = (
+        int.from_bytes(data[start : start + 4], "little") for start in range(len(MAGIC) + 1, _PREFIX, 4)
+    )
+    if plain_length > MAX_HEADER_BYTES or packed_length > len(body) - _PREFIX:
+        raise ArtifactError("the header is longer than allowed or than the file")
+    start = _PREFIX + packed_length
+    header = header_from_bytes(coding.decompress(bytes(body[_PREFIX:start]), plain_length))
+    if start + header.body_bytes != len(body):
+        raise ArtifactError(f"{len(body) - start} bytes of streams where {header.body_bytes} belong")
+    stop = start + header.tokenizer_length
+    tokenizer = bytes(body[start:stop])
+    tensors = _read_tensors(header, body[stop:], check)
+    roles = {entry.name: entry.role for entry in header.entries}
+    return Contents(header.recipe, tokenizer, tensors, roles, header.training)
+
+
+def _read_tensors(header: Header, streams: memoryview, check: int) -> dict[str, Quantized | Tensor]:
+    tensors: dict[str, Quantized | Tensor] = {}
+    position = 0
+    found = 0
+    for entry in header.entries:
+        parts = []
+        for length in entry.lengths:
+            parts.append(bytes(streams[position : position + length]))
+            position += length
+        try:
+            tensors[entry.name] = tensor = _unpack_tensor(entry, parts)
+        except ArtifactError as error:
+            raise ArtifactError(f"tensor {entry.name}: {error}") from error
+        if isinstance(tensor, Quantized):
+            found = _crc(tensor, found)
+    if found != check:
+        # A range decoder that computes other probabilities than the encoder did yields noise, not an error.
+        raise ArtifactError("the weights decode to other values than were stored")
+    return tensors
+
+
+def _unpack_tensor(entry: Entry, parts: list[bytes]) -> Quantized | Tensor:
+    if entry.bits:
+        rows, columns = entry.shape
+        ints_RC = coding.decode_ints(parts[0], (rows, columns), 2 ** (entry.bits - 1) - 1)
+        scales_R = coding.decode_scales(parts[1], rows)
+        return Quantized(torch.from_numpy(ints_RC.copy()), torch.from_numpy(scales_R), entry.bits)
+    kind = np.float16 if entry.kind == "float16" else np.float32
+    return torch.from_numpy(coding.decode_floats(parts[0], entry.shape, kind))
+
+
+def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[bytes]]:
+    ints_RC, scales_R = _int8_array(matrix.ints), matrix.scales.detach().cpu().numpy()
+    limit = 2 ** (matrix.bits - 1) - 1
+    if not MIN_BITS <= matrix.bits <= MAX_BITS or ints_RC.ndim != 2 or ints_RC.size == 0:
+        raise ArtifactError(f"tensor {name} has {matrix.bits} bits and shape {ints_RC.shape}; see Grid")
+    if int(ints_RC.max()) > limit or int(ints_RC.min()) < -limit:
+        raise ArtifactError(f"tensor {name} has integers beyond ±{limit}, the limit of {matrix.bits} bits")
+    if scales_R.shape != ints_RC.shape[:1] or scales_R.dtype != np.float16:
+        raise ArtifactError(f"tensor {name} needs one float16 scale a row")
+    if not (np.isfinite(scales_R) & (scales_R > 0)).all():
+        raise ArtifactError(f"tensor {name} has a scale that is not a positive number")
+    coded = [coding.encode_ints(ints_RC, limit), coding.encode_scales(scales_R)]
+    lengths = tuple(map(len, coded))
+    return Entry(name, role, ints_RC.shape, matrix.bits, "ints", lengths), coded
+
+
+def _pack_floats(name: str, role: str, tensor: Tensor) -> tuple[Entry, list[bytes]]:
+    values = tensor.detach().to(torch.float32).cpu()
+    if not bool(torch.isfinite(values).all()):
+        raise ArtifactError(f"tensor {name} holds NaN or infinity; use an earlier checkpoint")
+    half = values.to(torch.float16)
+    kind, array = ("float16", half) if bool(torch.isfinite(half).all()) else ("float32", values)
+    coded = coding.encode_floats(array.numpy())
+    return Entry(name, role, tuple(values.shape), 0, kind, (len(coded),)), [coded]
+
+
+def _crc(matrix: Quantized, check: int) -> int:
+    check = zlib.crc32(_int8_array(matrix.ints).tobytes(), check)
+    return zlib.crc32(matrix.scales.detach().cpu().numpy().tobytes(), check)
+
+
+def _int8_array(ints: Tensor) -> coding.Int8s:
+    assert ints.dtype == torch.int8
+    return np.ascontiguousarray(ints.detach().cpu().numpy())
+
+
+def _account(header_bytes: int, header: Header, total: int) -> Account:
+    sizes = {account.HEADER: header_bytes, account.TOKENIZER: header.tokenizer_length}
+    for entry in header.entries:
+        parts = (entry.role, account.SCALES) if entry.bits else (account.PASS_THROUGH,)
+        for part, length in zip(parts, entry.lengths, strict=True):
+            sizes[part] = sizes.get(part, 0) + length
+    result = Account((*sizes.items(), (account.CHECKSUM, _CHECKSUM)))
+    assert result.total_bytes == total
+    return result

@@ -1,0 +1,164 @@
+"""The JSON header of an artifact: what is in the file, read without trusting it.
+
+R rows, C columns. Streams follow the header without gaps in the order of the table, so a header holds
+lengths only and no two streams can overlap.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bytegolf.compression.grid import MAX_BITS, MIN_BITS
+from bytegolf.errors import ArtifactError
+
+#: Bounds on what a file may ask for. A file of the 16 MB challenge stays far below all of them.
+MAX_FILE_BYTES = 256 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_TENSORS = 10_000
+MAX_DIMENSIONS = 4
+MAX_ROW = 1 << 20
+#: Bytes of all tensors once unpacked (one an integer, two or four a float). Reading takes about twice that.
+MAX_UNPACKED_BYTES = 256 << 20
+
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
+_ROLE = re.compile(r"[a-z_]{1,40}")
+FLOAT_BYTES = {"float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the table. `bits` is 0 for pass-through floats, whose `lengths` are (floats,).
+
+    A matrix of 2..8 bits has the lengths (integers, scales) and no float `kind` of its own.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    bits: int
+    kind: str
+    lengths: tuple[int, ...]
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Memory that the tensor takes once read."""
+        count = math.prod(self.shape)
+        return count + 2 * self.shape[0] if self.bits else count * FLOAT_BYTES[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Plain records of the file, the length of its tokenizer, and its tensors in order."""
+
+    recipe: dict[str, Any]
+    training: dict[str, Any]
+    tokenizer_length: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of all streams that follow the header."""
+        return self.tokenizer_length + sum(sum(entry.lengths) for entry in self.entries)
+
+
+def header_to_bytes(header: Header) -> bytes:
+    """The header as JSON. Raises `ArtifactError` if it is too large or holds what JSON cannot."""
+    table = [
+        [entry.name, entry.role, list(entry.shape), entry.bits, entry.kind, list(entry.lengths)]
+        for entry in header.entries
+    ]
+    data = {
+        "recipe": header.recipe,
+        "training": header.training,
+        "tokenizer": header.tokenizer_length,
+        "tensors": table,
+    }
+    try:
+        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        encoded = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"the recipe or the training record has no JSON form: {error}") from error
+    if len(encoded) > MAX_HEADER_BYTES:
+        raise ArtifactError(f"a header of {len(encoded)} bytes; at most {MAX_HEADER_BYTES} are allowed")
+    return encoded
+
+
+def header_from_bytes(data: bytes) -> Header:
+    """The checked header. Raises `ArtifactError` for anything that `header_to_bytes` would not write."""
+    parsed = _parse(data)
+    _expect(isinstance(parsed, dict) and parsed.keys() == {"recipe", "training", "tokenizer", "tensors"})
+    _expect(isinstance(parsed["recipe"], dict) and isinstance(parsed["training"], dict))
+    table = parsed["tensors"]
+    _expect(isinstance(table, list))
+    if len(table) > MAX_TENSORS:
+        raise ArtifactError(f"{len(table)} tensors; at most {MAX_TENSORS} are allowed")
+    entries = tuple(_entry(row) for row in table)
+    names = {entry.name for entry in entries}
+    if len(names) != len(entries):
+        raise ArtifactError("two tensors have the same name")
+    unpacked = sum(entry.unpacked_bytes for entry in entries)
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise ArtifactError(f"{unpacked} bytes of tensors; at most {MAX_UNPACKED_BYTES} are allowed")
+    return Header(parsed["recipe"], parsed["training"], _length(parsed["tokenizer"]), entries)
+
+
+def _parse(data: bytes) -> Any:
+    if len(data) > MAX_HEADER_BYTES:
+        raise ArtifactError(f"a header of {len(data)} bytes; at most {MAX_HEADER_BYTES} are allowed")
+    try:
+        text = data.decode()
+        parsed = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        # Escaped lone surrogates parse, but no text with them can be printed or saved again.
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except ArtifactError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError("the header is not valid JSON") from error
+    return parsed
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ArtifactError("the header has an object with the same key twice")
+    return result
+
+
+def _no_constant(name: str) -> float:
+    raise ArtifactError(f"the header holds {name}, which is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ArtifactError("the header holds a number too large for a float")
+    return value
+
+
+def _entry(row: Any) -> Entry:
+    _expect(isinstance(row, list) and len(row) == 6)
+    name, role, shape, bits, kind, lengths = row
+    _expect(isinstance(name, str) and _NAME.fullmatch(name) is not None)
+    _expect(isinstance(role, str) and _ROLE.fullmatch(role) is not None)
+    _expect(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and isinstance(lengths, list))
+    shape = tuple(_length(size) for size in shape)
+    if math.prod(shape) == 0:
+        raise ArtifactError(f"tensor {name} has shape {shape} and so no values")
+    _expect(type(bits) is int and (bits == 0 or MIN_BITS <= bits <= MAX_BITS))
+    if bits:
+        _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind == "ints" and len(lengths) == 2)
+    else:
+        _expect(kind in FLOAT_BYTES and len(lengths) == 1)
+    return Entry(name, role, shape, bits, kind, tuple(_length(length) for length in lengths))
+
+
+def _length(value: Any) -> int:
+    _expect(type(value) is int and 0 <= value <= MAX_UNPACKED_BYTES)
+    return value
+
+
+def _expect(condition: bool) -> None:
+    if not condition:
+        raise ArtifactError("the header describes no artifact of this version")
