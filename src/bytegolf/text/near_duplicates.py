@@ -143,7 +143,8 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def _sorted_unique(grams: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((owners, grams))
+    # Stable is enough: documents arrive in order, so equal hashes already stand in the order of their owners.
+    order = np.argsort(grams, kind="stable")
     grams, owners = grams[order], owners[order]
     new = np.ones(len(grams), dtype=bool)
     new[1:] = (grams[1:] != grams[:-1]) | (owners[1:] != owners[:-1])

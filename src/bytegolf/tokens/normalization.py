@@ -35,6 +35,13 @@ class Normalizer:
     dummy_prefix: bool = False
     collapse_whitespace: bool = False
 
+    def __post_init__(self) -> None:
+        # The library opens a file of this name, so it must not come from a table unchecked.
+        if self.rule not in ("identity", *RULES):
+            raise TokenizerError(
+                f"the normalization rule {self.rule!r} is unknown; known: {', '.join(RULES)}"
+            )
+
     @property
     def exact(self) -> bool:
         """Whether the text passes through unchanged."""

@@ -6,7 +6,6 @@ bytes that are not valid UTF-8 never reach SentencePiece; they are spelled in by
 model (the 16 MB challenge's normalize to NFKC and collapse whitespace) is marked lossy.
 """
 
-import dataclasses
 import itertools
 import struct
 from collections.abc import Sequence
@@ -17,11 +16,19 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from bytegolf.errors import TokenizerError
+from bytegolf import tree
+from bytegolf.errors import RecipeError, TokenizerError
 from bytegolf.tokens.bytes_text import as_bytes, join_pieces, split_valid
 from bytegolf.tokens.normalization import Normalizer, read_normalizer
 from bytegolf.tokens.protobuf import bytes_field, fixed32_field, read_fields, varint_field
-from bytegolf.tokens.table import compress_table, pack_pieces, pack_table, table_digest, unpack_pieces
+from bytegolf.tokens.table import (
+    MAX_PIECES,
+    compress_table,
+    pack_pieces,
+    pack_table,
+    table_digest,
+    unpack_pieces,
+)
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
@@ -45,6 +52,8 @@ class Pieces:
     normalizer: Normalizer
 
     def __post_init__(self) -> None:
+        if len(self.names) > MAX_PIECES:
+            raise TokenizerError(f"tokenizer has {len(self.names)} pieces; at most {MAX_PIECES} are possible")
         if len(self.names) != len(self.types):
             raise TokenizerError(
                 f"tokenizer has {len(self.names)} pieces but {len(self.types)} types; it is damaged"
@@ -137,9 +146,8 @@ class SentencePieceTokenizer:
 
     def _table(self) -> bytes:
         pieces = self.pieces
-        normalizer = {key: value for key, value in dataclasses.asdict(pieces.normalizer).items() if value}
         names = tuple(name.encode() for name in pieces.names)
-        settings = {"kind": self.kind, "bos": pieces.bos, "normalizer": normalizer}
+        settings = {"kind": self.kind, "bos": pieces.bos, "normalizer": tree.to_json(pieces.normalizer)}
         return pack_table(settings, {"types": pieces.types, **pack_pieces(names)})
 
 
@@ -147,12 +155,13 @@ def pieces_from_table(settings: dict[str, Any], columns: dict[str, bytes]) -> Pi
     """The pieces of a saved table; `TokenizerError` if anything in it is malformed."""
     try:
         names = tuple(name.decode() for name in unpack_pieces(columns))
-        normalizer = _normalizer_from_json(settings["normalizer"])
-        bos = settings["bos"]
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"tokenizer table is damaged: {error!r}") from error
-    if type(bos) is not int:
-        raise TokenizerError(f"tokenizer table's bos is {bos!r}; it is damaged")
+    except UnicodeDecodeError as error:
+        raise TokenizerError("tokenizer table has a piece that is not UTF-8; it is damaged") from error
+    try:
+        normalizer = tree.from_json(Normalizer, settings.get("normalizer"), "normalizer")
+        bos = tree.from_json(int, settings.get("bos"), "bos")
+    except RecipeError as error:
+        raise TokenizerError(f"tokenizer table is damaged: {error}") from error
     return Pieces(names, columns.get("types", b""), bos, normalizer)
 
 
@@ -208,12 +217,6 @@ def _bytes_by_id(pieces: Pieces) -> Sequence[bytes]:
         else:
             out.append(b"")
     return out
-
-
-def _normalizer_from_json(data: Any) -> Normalizer:
-    changed = tuple((str(key), str(value)) for key, value in data.pop("changed", ()))
-    removed = tuple(str(key) for key in data.pop("removed", ()))
-    return Normalizer(changed=changed, removed=removed, **data)
 
 
 def _first_line(error: BaseException) -> str:

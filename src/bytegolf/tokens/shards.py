@@ -148,7 +148,7 @@ class _Writer:
     def _counted(self, documents: Iterator[Any], count: int, text_bytes: int) -> Iterator[Any]:
         for document in documents:
             count, text_bytes = count + 1, text_bytes + document.bytes
-            if count % 1000 == 0:
+            if count % 100 == 0:
                 self.progress(count, text_bytes)
             yield document
         self.progress(count, text_bytes)
@@ -254,8 +254,8 @@ def _require_same(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for split in _HASHES:
-        for leftover in [*folder.glob(f"{split}_*.bin"), *folder.glob(f".{split}_*.bin.*")]:
+    for name in (*(f"{split}_*.bin" for split in _HASHES), *_HASHES.values(), _TOKENIZER, _VALIDATION_TEXT):
+        for leftover in [*folder.glob(name), *folder.glob(f".{name}.*")]:
             leftover.unlink()
 
 

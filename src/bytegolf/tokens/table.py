@@ -19,6 +19,7 @@ from bytegolf.errors import TokenizerError
 MAGIC = b"BGT1"
 MAX_TABLE_BYTES = 16_000_000
 MAX_HEADER_BYTES = 1_000_000
+MAX_PIECES = 65_536
 MAX_PIECE_BYTES = 255
 
 
@@ -99,6 +100,8 @@ def unpack_pieces(columns: Mapping[str, bytes]) -> tuple[bytes, ...]:
     lengths, joined = columns.get("lengths", b""), columns.get("pieces", b"")
     if sum(lengths) != len(joined):
         raise TokenizerError("tokenizer table's pieces do not add up to their lengths; it is damaged")
+    if len(lengths) > MAX_PIECES:
+        raise TokenizerError(f"tokenizer table has {len(lengths)} pieces; at most {MAX_PIECES} are possible")
     pieces, position = [], 0
     for length in lengths:
         pieces.append(joined[position : position + length])

@@ -1,6 +1,7 @@
 """Documents to tokens, by one process or several, in order."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -92,6 +93,8 @@ def _unpack(tokens: bytes, lengths: list[int], text_bytes: list[int]) -> Iterato
 
 def _start_worker(table: bytes) -> None:
     global _worker_tokenizer
+    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker_tokenizer = tokenizer_from_bytes(table)
 
 
