@@ -23,23 +23,29 @@ def cut(data: bytes, sizes: list[int]) -> list[tuple[bytes, float]]:
 
 
 @given(text=st.text(), sizes=st.lists(st.integers(1, 4), max_size=30))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 def test_text_survives_any_cut_into_tokens(text: str, sizes: list[int]) -> None:
     assert "".join(shown for shown, _ in runs(cut(text.encode(), sizes))) == text
 
 
 @given(tokens=PIECES)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 def test_every_token_is_shown_once_whatever_its_bytes(tokens: list[tuple[bytes, float]]) -> None:
     assert [token for _, group in runs(tokens) for token in group] == tokens
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("\n\t <>&\"'")))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 def test_markup_reads_back_as_the_text_with_its_white_space(text: str) -> None:
     made = coloured_text([(text.encode()[i : i + 3], 1.0) for i in range(0, len(text.encode()), 3)])
     bare = re.sub(r"<[^>]*>", "", made)
     assert html.unescape(bare) == text
+
+
+def test_text_survives_when_no_cut_falls_between_characters() -> None:
+    text = "éé" + "€" * 20
+    tokens = [(text.encode()[i : i + 3], 1.0) for i in range(0, len(text.encode()), 3)]
+    assert "".join(shown for shown, _ in runs(tokens)) == text
 
 
 def test_a_span_says_what_its_token_cost() -> None:

@@ -1,5 +1,6 @@
 """Held-out text coloured by what each token cost: `coloured.json` as markup."""
 
+import codecs
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,8 +10,6 @@ from bytegolf.report.run_folder import finite
 
 # Lower bounds, in bits per byte, of the shades h1, h2, ...; h0 is below the first.
 SHADES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-# A character of at most 4 bytes ends within a few tokens; a longer wait means that the bytes are no text.
-_LONGEST_JOIN = 8
 
 Token = tuple[bytes, float]
 
@@ -46,16 +45,14 @@ def runs(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
 
 def _whole_characters(tokens: Sequence[Token], start: int) -> int:
     """The end of the shortest run from `start` that is whole UTF-8; one token where there is none."""
-    data = b""
-    for stop in range(start + 1, min(start + _LONGEST_JOIN, len(tokens)) + 1):
-        data += tokens[stop - 1][0]
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for stop in range(start, len(tokens)):
         try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if error.end < len(data) or error.reason != "unexpected end of data":
-                break
-        else:
-            return stop
+            decoder.decode(tokens[stop][0])
+        except UnicodeDecodeError:
+            break
+        if not decoder.getstate()[0]:  # no bytes wait for the rest of their character
+            return stop + 1
     return start + 1
 
 
