@@ -16,7 +16,6 @@ from bytegolf.compression.context import code_bits
 from bytegolf.compression.grid import AbsMax, Grid, LeastSquares, StandardDeviations
 from bytegolf.errors import ArtifactError
 
-
 FROZEN = "558d2a1d9b5759e510ecff19acb5d9e7ce87eb9ac015fa352c4691c6631cb805"
 
 

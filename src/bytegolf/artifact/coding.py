@@ -18,8 +18,15 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
-from bytegolf.compression.context import CLASSES, ContextModel, row_blocks
-from bytegolf.compression.grid import SCALE_MANTISSA_BITS
+from bytegolf.compression.context import (
+    CLASSES,
+    SCALE_LIMIT,
+    SCALE_ROW,
+    SCALE_SHIFT,
+    ContextModel,
+    row_blocks,
+    scale_steps,
+)
 from bytegolf.errors import ArtifactError
 
 Int8s = npt.NDArray[np.int8]
@@ -29,10 +36,6 @@ Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 _stream: Any = constriction.stream  # pyrefly: ignore[missing-attribute]
 
 _PROBE = 1 << 16
-#: Scales become integers of float16 patterns without their unused mantissa bits, in rows of this length.
-_SCALE_SHIFT = 10 - SCALE_MANTISSA_BITS
-_SCALE_ROW = 32
-_SCALE_LIMIT = 127
 
 
 class Method(IntEnum):
@@ -104,15 +107,11 @@ def decode_floats(data: bytes, shape: tuple[int, ...], kind: type[np.float16] | 
 def encode_scales(scales_R: npt.NDArray[np.float16]) -> bytes:
     """The coded row scales (R,). Scales of a `Grid` go through the integer coder by their logarithm."""
     floats = encode_floats(scales_R)
-    patterns = scales_R.view(np.uint16).astype(np.int64)
-    levels = patterns >> _SCALE_SHIFT
-    centre = int(np.median(levels))
-    steps = levels - centre
-    if ((levels << _SCALE_SHIFT) != patterns).any() or np.abs(steps).max() > _SCALE_LIMIT:
+    split = scale_steps(scales_R)
+    if split is None:
         return floats
-    padded = np.zeros(-(-len(steps) // _SCALE_ROW) * _SCALE_ROW, dtype=np.int8)
-    padded[: len(steps)] = steps
-    payload = _range_encode(padded.reshape(-1, _SCALE_ROW), _SCALE_LIMIT)
+    centre, steps = split
+    payload = _range_encode(steps, SCALE_LIMIT)
     return min(floats, bytes([Method.CONTEXT]) + centre.to_bytes(2, "little") + payload, key=len)
 
 
@@ -121,9 +120,9 @@ def decode_scales(data: bytes, rows: int) -> npt.NDArray[np.float16]:
     method, payload = _method(data)
     if method == Method.CONTEXT:
         centre = int.from_bytes(payload[:2], "little")
-        steps = _range_decode(payload[2:], -(-rows // _SCALE_ROW), _SCALE_ROW, _SCALE_LIMIT)
+        steps = _range_decode(payload[2:], -(-rows // SCALE_ROW), SCALE_ROW, SCALE_LIMIT)
         levels = steps.reshape(-1)[:rows].astype(np.int64) + centre
-        patterns = np.clip(levels, 0, 0x7FFF >> _SCALE_SHIFT) << _SCALE_SHIFT
+        patterns = np.clip(levels, 0, 0x7FFF >> SCALE_SHIFT) << SCALE_SHIFT
         scales = patterns.astype(np.uint16).view(np.float16)
     else:
         scales = decode_floats(data, (rows,), np.float16)

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from bytegolf.compression.grid import SCALE_MANTISSA_BITS
+
 Ints = npt.NDArray[np.int64]
 
 #: Fine levels an octave; levels are round(16 · log2 v).
@@ -42,6 +44,9 @@ _COLUMN_PRIOR, _HISTOGRAM_PRIOR, _COUNT = 4, 8, 16
 _GROWTH = 16
 #: Integers in a block, which bounds the memory of a decoder.
 _BLOCK = 1 << 20
+#: Scales lose the mantissa bits of float16 that are always zero, and stand in rows of 32 within ±127.
+SCALE_SHIFT = 10 - SCALE_MANTISSA_BITS
+SCALE_ROW, SCALE_LIMIT = 32, 127
 
 
 def _power(numerator: int, denominator: int, bits: int = 0) -> int:
@@ -142,6 +147,23 @@ class ContextModel:
         cells = classes_RC.astype(np.int32) * symbols + (block_RC + self.limit).astype(np.int32)
         counts = np.bincount(cells.reshape(-1), minlength=CLASSES * symbols)
         return counts.reshape(CLASSES, symbols)
+
+
+def scale_steps(scales_R: npt.NDArray[np.float16]) -> tuple[int, npt.NDArray[np.int8]] | None:
+    """Scales of a `Grid` as integers, so that they go through the same model: (centre, steps (·, 32)).
+
+    A step is one storable scale, about 1/16 octave; the last row is padded with zeros. None if a scale has a
+    longer mantissa than a grid gives it, or they span more than 15 octaves.
+    """
+    patterns = scales_R.view(np.uint16).astype(np.int64)
+    levels = patterns >> SCALE_SHIFT
+    centre = int(np.median(levels))
+    steps = levels - centre
+    if ((levels << SCALE_SHIFT) != patterns).any() or np.abs(steps).max() > SCALE_LIMIT:
+        return None
+    padded = np.zeros(-(-len(steps) // SCALE_ROW) * SCALE_ROW, dtype=np.int8)
+    padded[: len(steps)] = steps
+    return centre, padded.reshape(-1, SCALE_ROW)
 
 
 def code_bits(ints_RC: npt.NDArray[np.int8], limit: int) -> float:

@@ -1,0 +1,177 @@
+"""One grid for each role: the least predicted loss that fits a budget of bytes.
+
+    predicted loss increase = Σ_tensor sensitivity · ‖W - quantized W‖²
+    predicted bytes         = what the coder's model gives for integers and scales, and a constant a tensor
+
+Both are sums over roles, so the best combination is found exactly: roles are joined one at a time, keeping
+every pair (bytes, loss) that no other pair beats in both.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bytegolf.compression.context import SCALE_LIMIT, code_bits, scale_steps
+from bytegolf.compression.grid import Grid, Quantized
+from bytegolf.errors import RecipeError
+from bytegolf.model.roles import Role
+
+Plan = dict[str, Grid]
+
+#: Stream tags, word rounding, and the tensor's line in the compressed header.
+TENSOR_OVERHEAD_BYTES = 32
+#: Pairs kept while joining roles. Beyond it, of pairs that differ by less than 1/4000 of the budget the one
+#: with the least loss stays.
+_FRONT = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class FittedPlan:
+    """The chosen grids, and what they should cost.
+
+    `total_bytes` includes the fixed bytes. If even the smallest combination misses the budget, `fits` is
+    False, `grids` is that combination, `miss_bytes` says by how much, and `remedy` what would fit.
+    """
+
+    grids: Plan
+    total_bytes: int
+    loss_increase: float
+    fits: bool
+    miss_bytes: int
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    size: float
+    loss: float
+
+
+def is_matrix(tensor: Tensor, role: str, passthrough_elements: int) -> bool:
+    """Whether a parameter goes on a grid: two dimensions, enough weights, and not of role scalar."""
+    return tensor.dim() == 2 and tensor.numel() >= passthrough_elements and role != Role.SCALAR
+
+
+def estimate_bytes(matrix: Quantized) -> float:
+    """Bytes that a quantized matrix takes in an artifact, within 1 % from about 10 kB on."""
+    ints_RC = matrix.ints.detach().cpu().numpy()
+    scales_R = matrix.scales.detach().cpu().numpy()
+    bits = code_bits(ints_RC, 2 ** (matrix.bits - 1) - 1)
+    split = scale_steps(scales_R)
+    bits += 16 * len(scales_R) if split is None else code_bits(split[1], SCALE_LIMIT)
+    return bits / 8 + TENSOR_OVERHEAD_BYTES
+
+
+def relative_sensitivities(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """1 / ‖W‖² for each tensor, for want of measured ones: equal relative errors then hurt equally."""
+    return {name: 1.0 / max(float(tensor.detach().square().sum()), 1e-30) for name, tensor in tensors.items()}
+
+
+def fit(
+    tensors: Mapping[str, Tensor],
+    roles: Mapping[str, str],
+    sensitivities: Mapping[str, float],
+    *,
+    budget_bytes: int,
+    fixed_bytes: int,
+    choices: Sequence[Grid],
+) -> FittedPlan:
+    """The grid of each role that minimizes predicted loss within `budget_bytes`.
+
+    `tensors` are the matrices to quantize (see `is_matrix`), `roles` and `sensitivities` have their names;
+    `fixed_bytes` is all else in the file: header, tokenizer, pass-through tensors, checksum.
+    """
+    if not choices:
+        raise RecipeError("no grid to choose from; give one or more")
+    names: dict[str, list[str]] = {}
+    for name in tensors:
+        names.setdefault(str(roles[name]), []).append(name)
+    costs = {
+        role: [
+            _role_cost([tensors[name] for name in members], [sensitivities[n] for n in members], grid)
+            for grid in choices
+        ]
+        for role, members in names.items()
+    }
+    room = budget_bytes - fixed_bytes
+    best = _least_loss(list(costs.values()), room)
+    if best is None:
+        best = tuple(min(range(len(choices)), key=lambda i: row[i].size) for row in costs.values())
+    chosen = {role: row[i] for (role, row), i in zip(costs.items(), best, strict=True)}
+    matrices = sum(cost.size for cost in chosen.values())
+    total = fixed_bytes + math.ceil(matrices)
+    miss = max(0, total - budget_bytes)
+    sizes = {role: cost.size for role, cost in chosen.items()}
+    return FittedPlan(
+        grids={role: choices[i] for role, i in zip(costs, best, strict=True)},
+        total_bytes=total,
+        loss_increase=sum(cost.loss for cost in chosen.values()),
+        fits=miss == 0,
+        miss_bytes=miss,
+        remedy=_remedy(sizes, fixed_bytes, budget_bytes) if miss else "",
+    )
+
+
+def _role_cost(tensors: Sequence[Tensor], sensitivities: Sequence[float], grid: Grid) -> _Cost:
+    size = loss = 0.0
+    for tensor, sensitivity in zip(tensors, sensitivities, strict=True):
+        quantized = grid.quantize(tensor)
+        size += estimate_bytes(quantized)
+        loss += sensitivity * float((tensor.detach().float() - quantized.dequantize()).square().sum())
+    return _Cost(size, loss)
+
+
+def _least_loss(rows: Sequence[Sequence[_Cost]], room: float) -> tuple[int, ...] | None:
+    """The index into each row with the least total loss whose total size is within `room`, or None."""
+    front = [(0.0, 0.0, ())]
+    for done, row in enumerate(rows, start=1):
+        # What the roles still to come need at least cannot be spent before them.
+        reserve = sum(min(cost.size for cost in later) for later in rows[done:])
+        joined = [
+            (size + cost.size, loss + cost.loss, (*indices, i))
+            for size, loss, indices in front
+            for i, cost in enumerate(row)
+            if size + cost.size + reserve <= room
+        ]
+        front = _undominated(sorted(joined))
+        if len(front) > _FRONT:
+            front = _thinned(front, room / _FRONT)
+    return min(front, key=lambda entry: entry[1])[2] if front else None
+
+
+_Entry = tuple[float, float, tuple[int, ...]]
+
+
+def _undominated(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Of entries sorted by size, those with less loss than every smaller one."""
+    kept: list[_Entry] = []
+    for entry in entries:
+        if not kept or entry[1] < kept[-1][1]:
+            kept.append(entry)
+    return kept
+
+
+def _thinned(front: Sequence[_Entry], width: float) -> list[_Entry]:
+    """The least loss within each `width` of bytes; the smallest entry stays, so what fitted still fits."""
+    kept = {int(size / width): (size, loss, indices) for size, loss, indices in front}
+    return sorted({front[0], *kept.values()})
+
+
+def _remedy(sizes: Mapping[str, float], fixed_bytes: int, budget_bytes: int) -> str:
+    matrices = sum(sizes.values())
+    smallest = math.ceil(fixed_bytes + matrices)
+    room = budget_bytes - fixed_bytes
+    if room <= 0:
+        return (
+            f"header, tokenizer and small tensors alone take {fixed_bytes} bytes; "
+            f"raise the budget above {smallest} bytes or use a smaller vocabulary"
+        )
+    text = (
+        f"raise the budget to {smallest} bytes, or reduce the width to about {math.sqrt(room / matrices):.0%}"
+    )
+    vocabulary = sizes.get(Role.EMBEDDING, 0.0) + sizes.get(Role.HEAD, 0.0)
+    if vocabulary > matrices - room:
+        text += f", or the vocabulary to about {1 - (matrices - room) / vocabulary:.0%}"
+    return text

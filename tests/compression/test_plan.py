@@ -1,0 +1,210 @@
+"""A plan meets its byte budget with the least predicted loss, or says what would fit."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytegolf.artifact import coding
+from bytegolf.artifact.container import Contents, pack
+from bytegolf.compression import plan as planning
+from bytegolf.compression.compress import compress_model, dequantize_model, grid_of, role_rows
+from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
+from bytegolf.compression.plan import estimate_bytes, fit, is_matrix, relative_sensitivities
+from bytegolf.compression.spec import DEFAULT_CHOICES
+from bytegolf.errors import RecipeError
+
+
+def _model() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        columns_spread = torch.exp(0.5 * torch.randn(columns, generator=generator))
+        return 0.04 * torch.randn(rows, columns, generator=generator) * columns_spread
+
+    parameters = {"embedding.weight": matrix(600, 96)}
+    roles = {"embedding.weight": "embedding"}
+    for layer in range(3):
+        for role, rows, columns in (("attention_query", 96, 96), ("mlp_up", 288, 96), ("mlp_down", 96, 288)):
+            parameters[f"{layer}.{role}"] = matrix(rows, columns)
+            roles[f"{layer}.{role}"] = role
+        parameters[f"{layer}.gain"] = torch.randn(96, generator=generator)
+        roles[f"{layer}.gain"] = "scalar"
+    return parameters, roles
+
+
+def _matrices() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    parameters, roles = _model()
+    return {name: p for name, p in parameters.items() if is_matrix(p, roles[name], 4096)}, roles
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [Grid(8), Grid(6, StandardDeviations(12.85)), Grid(5, LeastSquares()), Grid(3, StandardDeviations(3))],
+    ids=Grid.describe,
+)
+def test_estimated_bytes_are_within_one_percent_of_coded_bytes(grid: Grid) -> None:
+    for weight in _matrices()[0].values():
+        quantized = grid.quantize(weight)
+        coded = coding.encode_ints(quantized.ints.numpy(), grid.limit)
+        scales = coding.encode_scales(quantized.scales.numpy())
+        overhead = planning.TENSOR_OVERHEAD_BYTES
+        assert estimate_bytes(quantized) - overhead == pytest.approx(len(coded) + len(scales), rel=0.01)
+
+
+@pytest.mark.parametrize("budget", [90_000, 120_000, 160_000])
+def test_the_written_file_meets_the_budget_and_the_prediction(budget: int) -> None:
+    parameters, roles = _model()
+    matrices, _ = _matrices()
+    rest = {name: tensor for name, tensor in parameters.items() if name not in matrices}
+    fixed = len(pack(Contents({}, b"", dict(rest), {name: roles[name] for name in rest}, {}))[0])
+    fitted = fit(
+        matrices,
+        roles,
+        relative_sensitivities(matrices),
+        budget_bytes=budget,
+        fixed_bytes=fixed,
+        choices=DEFAULT_CHOICES,
+    )
+    assert fitted.fits
+    assert fitted.remedy == ""
+    compressed = compress_model(parameters, roles, fitted.grids)
+    size = len(pack(Contents({}, b"", compressed, roles, {}))[0])
+    assert size <= budget
+    assert size == pytest.approx(fitted.total_bytes, rel=0.01)
+    assert fitted.total_bytes > 0.93 * budget
+
+
+def test_more_bytes_never_predict_more_loss() -> None:
+    matrices, roles = _matrices()
+    losses = [
+        fit(
+            matrices,
+            roles,
+            relative_sensitivities(matrices),
+            budget_bytes=budget,
+            fixed_bytes=0,
+            choices=DEFAULT_CHOICES,
+        ).loss_increase
+        for budget in (80_000, 100_000, 130_000, 200_000)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > losses[-1]
+
+
+def test_a_sensitive_role_gets_the_finer_grid() -> None:
+    matrices, roles = _matrices()
+    sensitivities = {
+        name: value * (1000 if roles[name] == "mlp_down" else 1)
+        for name, value in relative_sensitivities(matrices).items()
+    }
+    grids = fit(
+        matrices, roles, sensitivities, budget_bytes=110_000, fixed_bytes=0, choices=DEFAULT_CHOICES
+    ).grids
+    order = {grid: place for place, grid in enumerate(DEFAULT_CHOICES)}
+    assert order[grids["mlp_down"]] < order[grids["mlp_up"]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    ),
+    room=st.integers(1, 250),
+)
+def test_the_choice_is_the_best_of_all_combinations(rows, room: int) -> None:
+    costs = [[planning._Cost(float(size), float(loss)) for size, loss in row] for row in rows]
+    allowed = [
+        sum(row[i].loss for row, i in zip(costs, indices, strict=True))
+        for indices in itertools.product(range(3), repeat=len(rows))
+        if sum(row[i].size for row, i in zip(costs, indices, strict=True)) <= room
+    ]
+    found = planning._least_loss(costs, room)
+    if found is None:
+        assert not allowed
+    else:
+        assert sum(row[i].loss for row, i in zip(costs, found, strict=True)) == min(allowed)
+
+
+def test_thinning_a_long_front_keeps_what_fits_and_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    costs = [
+        [planning._Cost(float(size), float(1000 / size)) for size in random.integers(50, 500, 12)]
+        for _ in range(6)
+    ]
+    exact = planning._least_loss(costs, 1200)
+    monkeypatch.setattr(planning, "_FRONT", 100)
+    thinned = planning._least_loss(costs, 1200)
+    assert exact is not None
+    assert thinned is not None
+    losses = [sum(row[i].loss for row, i in zip(costs, found, strict=True)) for found in (exact, thinned)]
+    assert losses[0] <= losses[1] < losses[0] * 1.03
+
+
+def test_a_budget_that_cannot_be_met_says_what_would_fit() -> None:
+    matrices, roles = _matrices()
+    arguments = {"choices": DEFAULT_CHOICES, "fixed_bytes": 5000}
+    missed = fit(matrices, roles, relative_sensitivities(matrices), budget_bytes=50_000, **arguments)
+    assert not missed.fits
+    assert missed.miss_bytes == missed.total_bytes - 50_000 > 0
+    assert "width" in missed.remedy
+    assert "vocabulary" in missed.remedy
+    needed = re.search(r"budget to (\d+) bytes", missed.remedy)
+    assert needed is not None
+    enough = fit(
+        matrices, roles, relative_sensitivities(matrices), budget_bytes=int(needed.group(1)), **arguments
+    )
+    assert enough.fits
+
+
+def test_a_budget_below_the_fixed_part_says_so() -> None:
+    matrices, roles = _matrices()
+    missed = fit(
+        matrices,
+        roles,
+        relative_sensitivities(matrices),
+        budget_bytes=4000,
+        fixed_bytes=5000,
+        choices=(Grid(4),),
+    )
+    assert not missed.fits
+    assert "tokenizer" in missed.remedy
+
+
+def test_compression_follows_roles_and_sizes() -> None:
+    parameters, roles = _model()
+    plan = dict.fromkeys(("embedding", "attention_query", "mlp_up", "mlp_down"), Grid(6))
+    compressed = compress_model(parameters, roles, plan)
+    assert list(compressed) == list(parameters)
+    restored = dequantize_model(compressed)
+    for name, tensor in parameters.items():
+        grid = grid_of(name, tensor, roles[name], plan, passthrough_elements=4096)
+        expected = tensor if grid is None else grid.fake_quantize(tensor)
+        assert (grid is None) == (roles[name] == "scalar")
+        assert torch.equal(restored[name], expected)
+    small = compress_model(parameters, roles, plan, passthrough_elements=10_000)
+    assert isinstance(small["0.attention_query"], torch.Tensor)
+    with pytest.raises(RecipeError, match="role embedding"):
+        compress_model(parameters, roles, {"mlp_up": Grid(6)})
+
+
+def test_the_table_names_bits_bytes_and_errors_of_each_role() -> None:
+    parameters, roles = _model()
+    plan = dict.fromkeys(("embedding", "attention_query", "mlp_up"), Grid(6)) | {"mlp_down": Grid(3)}
+    compressed = compress_model(parameters, roles, plan)
+    account = pack(Contents({}, b"", compressed, roles, {}))[1]
+    rows = {
+        row.role: row
+        for row in role_rows(parameters, compressed, roles, plan, bytes_by_role=dict(account.parts))
+    }
+    assert rows.keys() == plan.keys()
+    assert rows["mlp_down"].bits == 3
+    assert rows["mlp_down"].parameters == 3 * 96 * 288
+    assert rows["mlp_down"].relative_error > 4 * rows["mlp_up"].relative_error > 0
+    assert rows["mlp_down"].bytes == dict(account.parts)["mlp_down"]
