@@ -7,8 +7,9 @@ model (the 16 MB challenge's normalize to NFKC and collapse whitespace) is marke
 """
 
 import itertools
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
 _BPE = 2
 _MODEL_TYPE, _WHITESPACE_SUFFIX, _BYTE_FALLBACK = 3, 24, 35
+
+_SEGMENT_CHARACTERS = 50_000
+_WORD_END = re.compile(r"(?<=[^ ]) ")
 
 # The library reports the building of normalization rules on stderr unless told not to.
 sentencepiece.SetMinLogLevel(2)
@@ -108,6 +112,9 @@ class SentencePieceTokenizer:
         self.bos = pieces.bos
         self.lossless = pieces.normalizer.exact and USER_DEFINED not in pieces.types
         self.token_bytes = tuple(_bytes_by_id(pieces))
+        # No piece reaches over a space behind a word, so neither does any merge.
+        merges = (name for name, kind in zip(pieces.names, pieces.types, strict=True) if kind == NORMAL)
+        self._cuts_at_words = self.lossless and not any(SPACE in name.lstrip(SPACE) for name in merges)
         self._byte_ids = np.flatnonzero(np.frombuffer(pieces.types, dtype=np.uint8) == BYTE).astype(np.int32)
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.model())
@@ -142,7 +149,10 @@ class SentencePieceTokenizer:
         return table_digest(self._table())
 
     def _encode_valid(self, text: str) -> np.ndarray:
-        return np.array(self._processor.encode(text, out_type=int), dtype=np.int32)
+        if not self._cuts_at_words or len(text) <= _SEGMENT_CHARACTERS:
+            return np.array(self._processor.encode(text, out_type=int), dtype=np.int32)
+        segments = [self._processor.encode(part, out_type=int) for part in _segments(text)]
+        return np.concatenate([np.array(ids, dtype=np.int32) for ids in segments])
 
     def _table(self) -> bytes:
         pieces = self.pieces
@@ -204,6 +214,19 @@ def load_model(path: Path) -> SentencePieceTokenizer:
         return SentencePieceTokenizer(pieces_from_model(model, str(path)))
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} has a piece that is not UTF-8; it is damaged") from error
+
+
+def _segments(text: str) -> Iterator[str]:
+    """Parts that encode to the same ids as the whole, cut between a word and the space behind it.
+
+    The library's memory grows with the length of what it encodes at once, to about 40 bytes a byte.
+    """
+    start = 0
+    while start < len(text):
+        border = _WORD_END.search(text, start + _SEGMENT_CHARACTERS)
+        stop = border.start() if border else len(text)
+        yield text[start:stop]
+        start = stop
 
 
 def _bytes_by_id(pieces: Pieces) -> Sequence[bytes]:
