@@ -70,14 +70,17 @@ def score(
     starts: np.ndarray,
     plan: WindowPlan,
     *,
-    tokens_per_pass: int = 65_536,
+    tokens_per_pass: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Scores every target of the stream `ids` (N + 1,) once.
 
     `starts`: offsets of documents' first tokens. `tokens_per_pass` bounds the tokens of one forward
-    pass, `watch` is told how many of the N targets are done. Sums are taken in float64.
+    pass (None: what suits the device), `watch` is told how many of the N targets are done. Sums are taken
+    in float64.
     """
+    if tokens_per_pass is None:
+        tokens_per_pass = 131_072 if model.device.type == "cuda" else 4_096
     began = time.perf_counter()
     targets = len(ids) - 1
     is_start = np.zeros(len(ids), dtype=bool)

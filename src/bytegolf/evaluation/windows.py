@@ -4,6 +4,7 @@ A stream of N + 1 tokens has N targets: target i is token i + 1, predicted from 
 it. Every target is scored in exactly one window.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class PerDocument:
     def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
         """Windows that begin with their document, document after document."""
         borders = sorted({0, *(int(start) for start in starts if start < targets), targets})
-        for first, last in zip(borders, borders[1:], strict=False):
+        for first, last in itertools.pairwise(borders):
             yield from _sliding(first, last, self.length, self.stride)
 
 

@@ -91,12 +91,11 @@ class LanguageModel(Component):
         table = self.embedding.used_weight().to(h_BTD.dtype)
         return torch.log_softmax(soft_cap(h_BTD @ table.mT, self.spec.soft_cap), dim=-1)
 
-    def compile(self) -> None:
+    def compile_parts(self) -> None:
         """Compiles each block and the loss on their own.
 
         Blocks of one shape share their code, so this costs seconds where compiling the whole network
         costs minutes, and parameter names stay as they are.
         """
-        for block in self.stack.blocks:
-            block.compile()
+        self.stack.compile_parts()
         self.nats = torch.compile(self.nats)

@@ -30,10 +30,9 @@ class Block:
 
 
 class BlockLayer(Component):
-    """x ← x + s · skip;  x ← m₀ x + m₁ x₀;  x ← x + a · mixer(norm(x));  x ← x + b · mlp(norm(x)).
+    """x ← m₀ x + m₁ x₀;  x ← x + a · mixer(norm(x));  x ← x + b · mlp(norm(x)).
 
-    m₀, m₁, a, b are learned per channel and start at 1, 0, 1, 1; x₀ is the normalized embedding. The
-    first step is there where the stack hands over a skip: its factor s (D,) and an earlier output.
+    m₀, m₁, a, b are learned per channel and start at 1, 0, 1, 1; x₀ is the normalized embedding.
     """
 
     def __init__(self, spec: Block, width: int, key: str) -> None:
@@ -45,16 +44,16 @@ class BlockLayer(Component):
         self.mixer_scale_D = self.parameter("mixer_scale_D", torch.ones(width), Role.SCALAR)
         self.mlp_scale_D = self.parameter("mlp_scale_D", torch.ones(width), Role.SCALAR)
 
-    def forward(
-        self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream, skip: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        if skip is not None:
-            factor_D, skip_BTD = skip
-            x_BTD = x_BTD + factor_D.to(x_BTD.dtype) * skip_BTD
+    def forward(self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream) -> Tensor:
         mix_2D = self.residual_mix_2D.to(x_BTD.dtype)
         x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * x0_BTD
         x_BTD = x_BTD + self.mixer_scale_D.to(x_BTD.dtype) * self.mixer(rms_norm(x_BTD), stream)
         return x_BTD + self.mlp_scale_D.to(x_BTD.dtype) * self.mlp(rms_norm(x_BTD))
+
+
+def add_skip(x_BTD: Tensor, skip_BTD: Tensor, factor_D: Tensor) -> Tensor:
+    """x + s · skip with one factor per channel."""
+    return x_BTD + factor_D.to(x_BTD.dtype) * skip_BTD
 
 
 class Stack(Component):
@@ -69,14 +68,21 @@ class Stack(Component):
         self.blocks = nn.ModuleList(block.build(width, f"blocks.{i}") for i, block in enumerate(blocks))
         self.storing = len(blocks) // 2 if skips else 0
         self.skip_ND = self.parameter("skip_ND", torch.ones(self.storing, width), Role.SCALAR)
+        self.merge = add_skip
+
+    def compile_parts(self) -> None:
+        """Compiles each block, and the skips apart from them: inside, they would be a second kind of block."""
+        for block in self.blocks:
+            block.compile()
+        self.merge = torch.compile(add_skip)
 
     def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
         x0_BTD = x_BTD
         stored: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            returns = index >= self.storing and bool(stored)
-            skip = (self.skip_ND[index - self.storing], stored.pop()) if returns else None
-            x_BTD = block(x_BTD, x0_BTD, stream, skip)
+            if index >= self.storing and stored:
+                x_BTD = self.merge(x_BTD, stored.pop(), self.skip_ND[index - self.storing])
+            x_BTD = block(x_BTD, x0_BTD, stream)
             if index < self.storing:
                 stored.append(x_BTD)
         return x_BTD

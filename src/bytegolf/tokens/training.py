@@ -108,32 +108,29 @@ def _train(sentences: list[str], size: int, threads: int) -> list[str]:
 
 
 def _sample(texts: list[str], limit: int) -> list[str]:
-    if sum(map(len, texts)) <= limit:
+    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    if sum(sizes) <= limit:
         return texts
     # Drawn documents, not the first ones: sources often stand one behind another.
     sample, room = [], limit
     for index in np.random.default_rng(0).permutation(len(texts)):
         sample.append(texts[index][:room])
-        room -= len(sample[-1])
+        room -= sizes[index]
         if room <= 0:
             break
     return sample
 
 
 def _alphabet(texts: list[str], most: int) -> set[str]:
-    counts = np.zeros(0x110000, dtype=np.int64)
-    for text in texts:
-        codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
-        counts += np.bincount(codes, minlength=len(counts)) if len(codes) > 100_000 else 0
-        if len(codes) <= 100_000:
-            np.add.at(counts, codes, 1)
+    """All ASCII characters of the texts, and of the others the most frequent ones, at most `most`."""
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "replace"), dtype=np.uint32)
+    counts = np.bincount(codes, minlength=0x110000)
     counts[[ord(character) for character in _RESERVED]] = 0
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     covered = np.cumsum(counts[order])
     enough = int(np.searchsorted(covered, _COVERAGE * covered[-1])) + 1 if len(order) else 0
-    letters = {chr(code) for code in order[:enough]} | {chr(code) for code in order if code < 128}
-    beyond_ascii = [chr(code) for code in order if code >= 128 and chr(code) in letters]
-    return (letters - set(beyond_ascii)) | set(beyond_ascii[:most])
+    frequent = [chr(code) for code in order[:enough] if code >= 128]
+    return {chr(code) for code in order if code < 128} | set(frequent[:most])
 
 
 def _sentences(texts: list[str], alphabet: set[str]) -> list[str]:

@@ -148,19 +148,10 @@ class Trainer:
         return float(total)
 
     def warm_up(self) -> None:
-        """Runs one forward and backward pass in every form that training will take, changing nothing.
-
-        On GPUs this compiles all code before the stopwatch runs.
-        """
-        forms = self.stages.waiting()
-        batch = self.batches.batch(self.step)
-        for stage in (None, *forms):
-            if stage is not None:
-                stage.prepare()
-            self._accumulate_gradients(batch)
-            self.model.zero_grad(set_to_none=True)
-        for stage in reversed(forms):
-            stage.undo()
+        """Runs one forward and backward pass that changes nothing; compiles all code on the way."""
+        self.stages.prepare()
+        self._accumulate_gradients(self.batches.batch(self.step))
+        self.model.zero_grad(set_to_none=True)
         self._sync()
 
     def state_dict(self) -> dict[str, Any]:

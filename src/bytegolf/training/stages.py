@@ -11,10 +11,10 @@ class Stage(Protocol):
     name: str
 
     def prepare(self) -> None:
-        """Puts the model into the stage's form for a moment, so that compiled code for it exists."""
+        """Gives the model the stage's form without changing what it computes.
 
-    def undo(self) -> None:
-        """Takes `prepare` back."""
+        Called before training, so that code compiled then serves the stage too.
+        """
 
     def enter(self) -> None:
         """Begins the stage; called once, before the first step at or past `at`."""
@@ -51,8 +51,9 @@ class Stages:
         for stage in self._active:
             stage.after_update()
 
-    def waiting(self) -> Sequence[Stage]:
-        return tuple(self._waiting)
+    def prepare(self) -> None:
+        for stage in self._waiting:
+            stage.prepare()
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [stage.state_dict() for stage in self._active]
