@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import TokenizerError
@@ -106,6 +106,27 @@ def test_training_is_deterministic_and_restoring_keeps_the_digest():
     documents = [Document(SAMPLE * 5, "a"), Document(SAMPLE[::-1] * 3, "b")]
     digests = {train_sentencepiece(documents, 400, threads=n).digest for n in (1, 2)}
     assert digests == {trained().digest} == {tokenizer_from_bytes(trained().to_bytes()).digest}
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(tricky, min_size=1, max_size=6), vocabulary=st.integers(272, 300), probe=any_bytes)
+def test_any_text_trains_an_exact_tokenizer_or_is_refused(texts, vocabulary, probe):
+    documents = [Document(text * 7 + SAMPLE[:60], str(i)) for i, text in enumerate(texts)]
+    try:
+        tokenizer = train_sentencepiece(documents, vocabulary)
+    except TokenizerError:
+        event("refused")
+        return
+    event("trained")
+    assert tokenizer.vocabulary == vocabulary
+    assert tokenizer.decode(tokenizer.encode(probe)) == probe
+
+
+def test_a_sample_is_drawn_from_all_documents():
+    documents = [Document(f"{word} " * 400, word) for word in ("alpha", "beta", "gamma", "delta")]
+    tokenizer = train_sentencepiece(documents, 280, sample_bytes=4500)
+    whole = [word for word in ("alpha", "beta", "gamma", "delta") if len(tokenizer.encode(f" {word}")) == 1]
+    assert len(whole) == 2
 
 
 def test_trained_vocabulary_has_exactly_the_size_asked_for():
