@@ -199,9 +199,12 @@ def test_an_interrupted_preparation_is_done_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         prepare_in(tmp_path, training=interrupted(), shard_tokens=100)
     assert not (tmp_path / "manifest.json").exists()
+    (tmp_path / ".training_000001.bin.k1ll3d").write_bytes(b"left by a killed process")
+    (tmp_path / "notes.txt").write_text("not ours")
     prepared = prepare_in(tmp_path)
     assert texts_of(prepared.training) == [document.text for document in TRAINING]
-    assert len(list(tmp_path.glob("training_*.bin"))) == 1
+    assert [path.name for path in tmp_path.glob("*training_*.bin*")] == ["training_000000.bin"]
+    assert (tmp_path / "notes.txt").exists()
 
 
 @pytest.mark.parametrize("empty", ["training", "validation"])
