@@ -18,6 +18,7 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
+from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
 from bytegolf.compression.context import (
     CLASSES,
     SCALE_LIMIT,
@@ -45,12 +46,16 @@ class Method(IntEnum):
     BROTLI = 1
     SHUFFLED_BROTLI = 2
     CONTEXT = 3
+    COMMON_ROW = 4
 
 
 def encode_ints(ints_RC: Int8s, limit: int) -> bytes:
     """The coded integers (R, C), each within ±limit."""
     assert ints_RC.ndim == 2
     coded = bytes([Method.CONTEXT]) + _range_encode(ints_RC, limit)
+    common = split_common_row(ints_RC, limit)
+    if common is not None:
+        coded = min(coded, bytes([Method.COMMON_ROW]) + _encode_common(common, limit), key=len)
     raw = ints_RC.tobytes()
     if len(raw) > _PROBE and len(brotli.compress(raw[:_PROBE])) / _PROBE > len(coded) / len(raw):
         return coded
@@ -63,6 +68,8 @@ def decode_ints(data: bytes, shape: tuple[int, int], limit: int) -> Int8s:
     rows, columns = shape
     if method == Method.CONTEXT:
         return _range_decode(payload, rows, columns, limit)
+    if method == Method.COMMON_ROW:
+        return join_common_row(_decode_common(payload, rows, columns, limit), limit)
     if method != Method.BROTLI:
         raise ArtifactError(f"integers are coded by method {method:d}, which is not for integers")
     ints_RC = np.frombuffer(decompress(payload, rows * columns), dtype=np.int8).reshape(rows, columns)
@@ -159,6 +166,18 @@ def _method(data: bytes) -> tuple[int, bytes]:
     if not data:
         raise ArtifactError("a coded array is empty")
     return data[0], data[1:]
+
+
+def _encode_common(common: CommonRow, limit: int) -> bytes:
+    members = brotli.compress(np.packbits(common.members_R).tobytes())
+    return len(members).to_bytes(4, "little") + members + _range_encode(common.ints_RC, limit)
+
+
+def _decode_common(payload: bytes, rows: int, columns: int, limit: int) -> CommonRow:
+    stop = 4 + int.from_bytes(payload[:4], "little")
+    bits = np.frombuffer(decompress(payload[4:stop], -(-rows // 8)), dtype=np.uint8)
+    members_R = np.unpackbits(bits, count=rows).astype(np.bool_)
+    return CommonRow(members_R, _range_decode(payload[stop:], rows + 1, columns, limit))
 
 
 def _range_encode(ints_RC: Int8s, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bytegolf.compression.common_row import split_common_row
 from bytegolf.compression.context import SCALE_LIMIT, code_bits, scale_steps
 from bytegolf.compression.grid import Grid, Quantized
 from bytegolf.errors import RecipeError
@@ -58,7 +59,11 @@ def estimate_bytes(matrix: Quantized) -> float:
     """Bytes that a quantized matrix takes in an artifact, within 1 % from about 10 kB on."""
     ints_RC = matrix.ints.detach().cpu().numpy()
     scales_R = matrix.scales.detach().cpu().numpy()
-    bits = code_bits(ints_RC, 2 ** (matrix.bits - 1) - 1)
+    limit = 2 ** (matrix.bits - 1) - 1
+    bits = code_bits(ints_RC, limit)
+    common = split_common_row(ints_RC, limit)
+    if common is not None:
+        bits = min(bits, code_bits(common.ints_RC, limit) + common.members_R.size)
     split = scale_steps(scales_R)
     bits += 16 * len(scales_R) if split is None else code_bits(split[1], SCALE_LIMIT)
     return bits / 8 + TENSOR_OVERHEAD_BYTES
