@@ -5,8 +5,8 @@ take data from strangers: they allocate no more than the asked-for shape and ans
 `ArtifactError`.
 
 brotli 11 takes 1.5 s a million integers and loses to the range coder on all but small or repetitive matrices.
-A matrix of more than 64 KiB is therefore left to the range coder unless brotli 11 on its first 64 KiB reaches
-fewer bytes an integer than the range coder does on the whole.
+A matrix of more than 64 KiB is therefore left to the range coder unless brotli 11 beats it on the first rows,
+those within 64 KiB.
 """
 
 import math
@@ -57,8 +57,10 @@ def encode_ints(ints_RC: Int8s, limit: int) -> bytes:
     if common is not None:
         coded = min(coded, bytes([Method.COMMON_ROW]) + _encode_common(common, limit), key=len)
     raw = ints_RC.tobytes()
-    if len(raw) > _PROBE and len(brotli.compress(raw[:_PROBE])) / _PROBE > len(coded) / len(raw):
-        return coded
+    if len(raw) > _PROBE:
+        first_RC = ints_RC[: max(1, _PROBE // ints_RC.shape[1])]
+        if len(brotli.compress(first_RC.tobytes())) >= len(_range_encode(first_RC, limit)):
+            return coded
     return min(coded, bytes([Method.BROTLI]) + brotli.compress(raw), key=len)
 
 

@@ -71,7 +71,7 @@ class Stack(Component):
         self.merge = add_skip
 
     def compile_parts(self) -> None:
-        """Compiles each block, and the skips apart from them: inside, they would be a second kind of block."""
+        """Compiles each block, and skips apart from them: inside, they would make two kinds of block."""
         for block in self.blocks:
             block.compile()
         self.merge = torch.compile(add_skip)

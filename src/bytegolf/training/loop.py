@@ -65,37 +65,41 @@ class Trainer:
     def run(self) -> None:
         """Trains until the budget is used. Raises `DivergedError`, `BudgetError` or `Interrupted`."""
         budget, spec = self.spec.budget, self.spec
-        validations = [share for share in spec.validate_at if share > self._share()]
-        saved_at = self.stopwatch.seconds
-        step_seconds = 0.0
+        validations = sorted(share for share in spec.validate_at if share > self._share())
+        saved_at = before = self.stopwatch.seconds
+        # A resumed run knows what a step takes; a fresh one must try.
+        step_seconds = before / self.step if self.step else 0.0
         with _Signals() as signals, closing(self._prefetch()) as batches:
             while True:
+                # Every decision below follows from these two, which are the same on all ranks: one rank
+                # that validates, saves or stops alone would leave the others waiting forever.
                 seconds, interrupted = self.ranks.lead_and_any(self.stopwatch.seconds, signals.raised)
+                if seconds > before:
+                    step_seconds, before = seconds - before, seconds
+                usage = (seconds, self.tokens, self.step)
+                share = budget.progress(*usage)
+                if validations and share >= validations[0]:
+                    validations = [later for later in validations if later > share]
+                    self._validate()
                 if interrupted:
                     self._save()
                     raise Interrupted
-                usage = (seconds, self.tokens, self.step)
                 if not budget.allows(*usage, next_seconds=step_seconds, next_tokens=spec.tokens_per_step):
                     break
-                share = budget.progress(*usage)
+                if seconds - saved_at >= spec.checkpoint_seconds:
+                    saved_at = seconds
+                    self._save()
                 for name in self.stages.enter_due(share):
                     self.record.write("stage", step=self.step, seconds=seconds, name=name)
                 self.stopwatch.start()
                 progress = self._one_step(next(batches), share)
                 self._sync()
-                step_seconds = progress.seconds - seconds
                 self._report(progress)
-                while validations and progress.share >= validations[0]:
-                    validations.pop(0)
-                    self._validate()
-                if progress.seconds - saved_at >= spec.checkpoint_seconds:
-                    saved_at = progress.seconds
-                    self._save()
         self.stopwatch.pause()
-        if budget.seconds is not None and self.stopwatch.seconds > budget.seconds and self.step <= 1:
+        if budget.seconds is not None and seconds > budget.seconds and self.step <= 1:
             raise BudgetError(
                 f"budget.seconds={budget.seconds} is too small for one step, which took "
-                f"{self.stopwatch.seconds:.2f} s; raise it, or lower training.rows"
+                f"{seconds:.2f} s; raise it, or lower training.rows"
             )
         self._save()
 

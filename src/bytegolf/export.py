@@ -1,0 +1,145 @@
+"""From a trained model to its artifact file: the grids are chosen, and the bytes counted."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bytegolf.artifact.account import Account
+from bytegolf.artifact.container import Contents, pack, write_artifact
+from bytegolf.compression.compress import compress_model, role_rows
+from bytegolf.compression.plan import Plan, fit, is_matrix
+from bytegolf.compression.quantization_aware import QuantizationAware
+from bytegolf.compression.sensitivity import fisher_sensitivities
+from bytegolf.compression.spec import FitBytes, FixedBits
+from bytegolf.errors import BudgetError
+from bytegolf.model.roles import parameter_roles
+from bytegolf.model.spec import LanguageModel
+from bytegolf.recipe import Recipe
+from bytegolf.tokens.batches import PackedBatches
+from bytegolf.tokens.shards import Prepared
+from bytegolf.tree import to_json
+
+#: Batches and rows of training text from which sensitivities are measured.
+_CALIBRATION_BATCHES, _CALIBRATION_ROWS = 4, 8
+#: Left free when grids are fitted before the end of training: weights still move.
+_MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact on disk. plan_rows: for the report, one row a role. misses: how many bytes over budget."""
+
+    path: Path
+    account: Account
+    sha256: str
+    plan: Plan
+    plan_rows: list[dict[str, Any]]
+
+
+def choose_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, *, margin: float = _MARGIN) -> Plan:
+    """The grid of each role: as the recipe says, or the best that fits its byte budget.
+
+    Raises `BudgetError` if even the coarsest choice does not fit, with what would.
+    """
+    spec = recipe.compression
+    if isinstance(spec.plan, FixedBits):
+        return spec.plan.grids()
+    assert spec.budget_bytes is not None
+    roles = {name: str(role) for name, role in parameter_roles(model).items()}
+    parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
+    matrices = {
+        name: value
+        for name, value in parameters.items()
+        if is_matrix(value, roles[name], spec.passthrough_elements)
+    }
+    fitted = fit(
+        matrices,
+        roles,
+        fisher_sensitivities(model, _calibration(recipe, prepared, model.device)),
+        budget_bytes=int(spec.budget_bytes * (1 - margin)),
+        fixed_bytes=_fixed_bytes(parameters, matrices, recipe, prepared),
+        choices=spec.plan.choices,
+    )
+    if not fitted.fits:
+        raise BudgetError(
+            f"compression.budget_bytes={spec.budget_bytes:,} is missed by {fitted.miss_bytes:,} bytes "
+            f"with the coarsest grids; {fitted.remedy}"
+        )
+    return fitted.grids
+
+
+def export(
+    model: LanguageModel,
+    recipe: Recipe,
+    prepared: Prepared,
+    quantization: QuantizationAware | None,
+    training: dict[str, Any],
+    folder: Path,
+) -> Exported:
+    """Writes artifact.bg: with the grids that training saw, or ones chosen now.
+
+    A fitted plan that is over budget once it is really coded is fitted again with the excess taken off.
+    Raises `BudgetError` if no plan fits; a fixed plan that is too large is written and said so by its size.
+    """
+    spec = recipe.compression
+    seen = quantization.plan if quantization is not None else None
+    plan = seen if seen is not None else choose_plan(model, recipe, prepared, margin=0.0)
+    parameters = {name: value.detach().float().cpu() for name, value in model.named_parameters()}
+    roles = {name: str(role) for name, role in parameter_roles(model).items()}
+    margin = 0.0
+    while True:
+        compressed = compress_model(parameters, roles, plan, passthrough_elements=spec.passthrough_elements)
+        contents = Contents(to_json(recipe), prepared.tokenizer.to_bytes(), compressed, roles, training)
+        excess = pack(contents)[1].total_bytes - (spec.budget_bytes or 0)
+        if spec.budget_bytes is None or excess <= 0 or not isinstance(spec.plan, FitBytes):
+            break
+        margin += 1.1 * excess / spec.budget_bytes
+        plan = choose_plan(model, recipe, prepared, margin=margin)
+    path = folder / "artifact.bg"
+    account = write_artifact(path, contents)
+    bytes_by_role = dict(account.parts)
+    rows = role_rows(parameters, compressed, roles, plan, bytes_by_role=bytes_by_role)
+    return Exported(
+        path,
+        account,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        plan,
+        [
+            {
+                "role": row.role,
+                "bits": row.bits,
+                "clip": row.clip,
+                "parameters": row.parameters,
+                "bytes": row.bytes,
+                "relative_error": row.relative_error,
+            }
+            for row in rows
+        ],
+    )
+
+
+def _fixed_bytes(
+    parameters: dict[str, Tensor], matrices: dict[str, Tensor], recipe: Recipe, prepared: Prepared
+) -> int:
+    """Bytes of everything but the matrices, from an artifact that holds just that."""
+    rest = {name: value for name, value in parameters.items() if name not in matrices}
+    empty = Contents(
+        to_json(recipe), prepared.tokenizer.to_bytes(), dict(rest), dict.fromkeys(rest, "scalar"), {}
+    )
+    return pack(empty)[1].total_bytes
+
+
+def _calibration(
+    recipe: Recipe, prepared: Prepared, device: torch.device
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of training text, the same for every run of a recipe."""
+    spec = recipe.training
+    batches = PackedBatches(
+        prepared.training, prepared.tokenizer, rows=_CALIBRATION_ROWS, length=spec.length, seed=spec.seed
+    )
+    made = [batches.batch(step) for step in range(_CALIBRATION_BATCHES)]
+    return [(b.ids_BT.to(device), b.targets_BT.to(device), b.starts_BT.to(device)) for b in made]

@@ -1,0 +1,179 @@
+"""What a run achieved: scores of the artifact as loaded from its file, beside classic compressors."""
+
+import itertools
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bytegolf.artifact.loading import load
+from bytegolf.artifact.source import source_bytes
+from bytegolf.environment import describe_environment
+from bytegolf.evaluation.bits import Score, score, token_stream
+from bytegolf.evaluation.compressors import baselines
+from bytegolf.evaluation.windows import WindowPlan
+from bytegolf.export import Exported
+from bytegolf.model.spec import LanguageModel
+from bytegolf.progress import Display
+from bytegolf.recipe import Recipe
+from bytegolf.serving.generate import text as generate_text
+from bytegolf.text.readers import read_documents
+from bytegolf.tokens.shards import Prepared
+
+#: Held-out text beyond this is not given to the classic compressors: brotli needs a second for each 600 kB.
+_COMPRESSED_BYTES = 8_000_000
+_LN2 = float(np.log(2.0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """summary: what result.json holds. coloured: documents as lists of [hex bytes, bits]."""
+
+    summary: dict[str, Any]
+    coloured: list[dict[str, Any]]
+
+
+def evaluate_run(
+    model: LanguageModel,
+    recipe: Recipe,
+    prepared: Prepared,
+    training: dict[str, Any],
+    exported: Exported,
+    device: torch.device,
+    display: Display,
+) -> Outcome:
+    """Scores the float model under the headline plan, the artifact under every plan, and writes samples."""
+    loaded = load(exported.path, device=device)
+    texts = [document.text for document in prepared.validation_documents()]
+    ids, starts = token_stream(prepared.tokenizer, texts)
+    scores = []
+    coloured: list[dict[str, Any]] = []
+    model.compute_dtype = loaded.model.compute_dtype
+    for name, scored_model, plans in (
+        ("float", model, recipe.evaluation.plans[:1]),
+        ("artifact", loaded.model, recipe.evaluation.plans),
+    ):
+        for plan in plans:
+            watch = display.counting(f"scoring the {name}, {plan.name} …")
+            result = score(scored_model, loaded.tokenizer, ids, starts, plan, watch=watch)
+            scores.append(_row(name, result))
+            display.say(f"scored   {result.bits_per_byte:.4f} bits/byte  {name}, {plan.name}")
+            if name == "artifact" and not coloured:
+                coloured = _coloured(prepared, ids, starts, result, recipe.evaluation.coloured_bytes)
+    samples = _samples(loaded.model, recipe, prepared, display)
+    display.update("classic compressors …")
+    held_out = "".join(texts).encode()
+    source = source_bytes()
+    summary = {
+        "recipe": recipe.name,
+        "seed": recipe.training.seed,
+        "machine": describe_environment(),
+        "artifact": {
+            "path": str(exported.path),
+            "bytes": exported.account.total_bytes,
+            "sha256": exported.sha256,
+            "challenge_bytes": exported.account.challenge_bytes(source),
+            "source_bytes": source,
+            "budget_bytes": recipe.compression.budget_bytes,
+            "account": [{"part": part, "bytes": size} for part, size in exported.account.parts],
+        },
+        "training": training,
+        "data": _data(prepared),
+        "scores": scores,
+        "baselines": [
+            asdict(row)
+            for row in baselines(
+                held_out[:_COMPRESSED_BYTES],
+                prepared.training_bytes(2 * exported.account.total_bytes),
+                exported.account.total_bytes,
+            )
+        ],
+        "plan": exported.plan_rows,
+        "samples": samples,
+    }
+    summary["date"] = summary["machine"]["date"]
+    return Outcome(summary, coloured)
+
+
+def evaluate_artifact(
+    path: Path,
+    sources: tuple[str, ...],
+    plans: tuple[WindowPlan, ...],
+    *,
+    field: str = "text",
+    cut_bytes: int = 0,
+    device: str = "auto",
+    display: Display,
+) -> list[dict[str, Any]]:
+    """Scores an artifact on any text; rows as in result.json's scores."""
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    loaded = load(path, device="cuda" if on_gpu else "cpu")
+    documents = list(read_documents(sources, field=field, cut_bytes=cut_bytes))
+    ids, starts = token_stream(loaded.tokenizer, [document.text for document in documents])
+    rows = []
+    for plan in plans:
+        watch = display.counting(f"scoring, {plan.name} …")
+        rows.append(_row("artifact", score(loaded.model, loaded.tokenizer, ids, starts, plan, watch=watch)))
+    return rows
+
+
+def _row(model: str, result: Score) -> dict[str, Any]:
+    return {
+        "model": model,
+        "plan": result.plan,
+        "bits_per_byte": result.bits_per_byte,
+        "nats_per_token": result.nats_per_token,
+        "tokens": result.tokens,
+        "bytes": result.bytes,
+        "seconds": result.seconds,
+    }
+
+
+def _data(prepared: Prepared) -> dict[str, Any]:
+    splits = {"training": prepared.training, "validation": prepared.validation}
+    counts = {
+        f"{name}_{what}": getattr(store, what)
+        for name, store in splits.items()
+        for what in ("bytes", "documents", "tokens")
+    }
+    tokenizer = prepared.tokenizer
+    return counts | {
+        "tokenizer": tokenizer.kind,
+        "vocabulary": tokenizer.vocabulary,
+        "lossless": tokenizer.lossless,
+    }
+
+
+def _coloured(
+    prepared: Prepared, ids: np.ndarray, starts: np.ndarray, result: Score, limit: int
+) -> list[dict[str, Any]]:
+    """Whole held-out documents from the first on, until `limit` bytes; at least one."""
+    names = [document.id for document in prepared.validation_documents()]
+    pieces = prepared.tokenizer.token_bytes
+    shown, used = [], 0
+    borders = [*starts.tolist(), len(ids) - 1]
+    for number, (first, last) in enumerate(itertools.pairwise(borders)):
+        if shown and used >= limit:
+            break
+        # Target i is token i + 1; the document's last target is its end, which shows nothing.
+        tokens = [[pieces[ids[i + 1]].hex(), float(result.nats_N[i]) / _LN2] for i in range(first, last - 1)]
+        tokens = tokens[: max(200, limit)]
+        shown.append({"id": names[number], "tokens": tokens})
+        used += int(result.bytes_N[first:last].sum())
+    return shown
+
+
+def _samples(
+    model: LanguageModel, recipe: Recipe, prepared: Prepared, display: Display
+) -> list[dict[str, str]]:
+    samples = []
+    for number, prompt in enumerate(recipe.evaluation.prompts):
+        display.update("writing samples …")
+        if recipe.evaluation.sample_tokens:
+            continuation = generate_text(
+                model, prepared.tokenizer, prompt, tokens=recipe.evaluation.sample_tokens, seed=number
+            )
+            samples.append({"prompt": prompt, "text": continuation})
+    return samples

@@ -1,0 +1,79 @@
+"""The tokens of a recipe's text: prepared once, then reused."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from bytegolf.progress import Display
+from bytegolf.recipe import Recipe
+from bytegolf.text.spec import Text, load_text
+from bytegolf.tokens.shards import Prepared, open_prepared, prepare
+from bytegolf.tokens.spec import build_tokenizer
+from bytegolf.training.ranks import Ranks
+from bytegolf.tree import to_json
+
+#: Below this much text a pool of processes costs more than it saves.
+_PARALLEL_BYTES = 20_000_000
+
+
+def open_data(recipe: Recipe, folder: Path, ranks: Ranks, display: Display) -> Prepared:
+    """Training and held-out tokens, made by the leading rank if they are not there yet.
+
+    Raises `ShardError` if the folder holds other text, or another tokenizer's tokens.
+    """
+    where = Path(recipe.prepared) if recipe.prepared else folder / "data"
+    source = _source(recipe)
+    if ranks.leads:
+        prepared = _reused(where, source)
+        if prepared is None:
+            display.update("reading text …")
+            split = load_text(recipe.text)
+            tokenizer = build_tokenizer(recipe.tokens, split.training)
+            size = sum(len(document.text) for document in split.training)
+            prepared = prepare(
+                where,
+                training=split.training,
+                validation=split.validation,
+                tokenizer=tokenizer,
+                source=source,
+                progress=lambda documents, done: display.update(f"tokenizing … {documents:,} documents"),
+                processes=(os.cpu_count() or 1) if size > _PARALLEL_BYTES else 1,
+            )
+        ranks.barrier()
+    else:
+        ranks.barrier()
+        prepared = open_prepared(where)
+    training, validation = prepared.training, prepared.validation
+    display.say(
+        f"text     {training.bytes:,} bytes to train on ({training.tokens:,} tokens), "
+        f"{validation.bytes:,} held out ({validation.documents:,} documents)"
+    )
+    return prepared
+
+
+def _reused(where: Path, source: dict[str, Any]) -> Prepared | None:
+    """The folder's tokens if they were made from exactly this; None lets `prepare` decide and explain."""
+    if not (where / "manifest.json").exists():
+        return None
+    prepared = open_prepared(where)
+    return prepared if prepared.manifest["source"] == source else None
+
+
+def _source(recipe: Recipe) -> dict[str, Any]:
+    """What decides the tokens: the text and tokenizer of the recipe, and the files' sizes and times."""
+    return {
+        "text": to_json(recipe.text),
+        "tokens": to_json(recipe.tokens),
+        "files": _files(recipe.text),
+    }
+
+
+def _files(text: Text) -> list[list[Any]]:
+    found = []
+    for name in (*text.sources, *text.validation):
+        path = Path(name)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                status = file.stat()
+                found.append([str(file), status.st_size, status.st_mtime_ns])
+    return found

@@ -1,0 +1,271 @@
+"""From a recipe to a run folder: the one place where all parts meet."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from bytegolf.compression.quantization_aware import QuantizationAware
+from bytegolf.environment import describe_environment
+from bytegolf.errors import CheckpointError, RecipeError
+from bytegolf.evaluation.bits import score
+from bytegolf.evaluation.windows import Chunked
+from bytegolf.export import choose_plan, export
+from bytegolf.files import atomic_write
+from bytegolf.model.spec import LanguageModel
+from bytegolf.outcome import evaluate_run
+from bytegolf.prepared import open_data
+from bytegolf.progress import Display
+from bytegolf.recipe import Recipe
+from bytegolf.report.page import write_report
+from bytegolf.tokens.batches import PackedBatches
+from bytegolf.tokens.shards import Prepared
+from bytegolf.training.averaging import MovingAverage
+from bytegolf.training.budget import Stopwatch
+from bytegolf.training.checkpoint import Checkpoints
+from bytegolf.training.groups import OptimizerGroup
+from bytegolf.training.loop import Trainer
+from bytegolf.training.ranks import Ranks
+from bytegolf.training.record import Record
+from bytegolf.training.stages import Stages
+from bytegolf.tree import from_json, to_json
+
+_BEGAN = time.perf_counter()
+#: Held-out tokens scored at each validation during training: enough to see the trend.
+_VALIDATION_TOKENS = {"cpu": 16_384, "cuda": 1_048_576}
+
+
+def free_folder(name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 … that does not exist."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Prepares text, trains, compresses, scores and reports; returns what result.json holds.
+
+    `folder` must be new unless `resume`, which continues from its newest checkpoint with the recipe it
+    holds. device: auto, cpu or cuda. Under torchrun every process calls this with the same arguments.
+    """
+    ranks = Ranks.start(device)
+    display = Display(console if ranks.leads else None)
+    try:
+        recipe = _open_folder(recipe, folder, resume, ranks)
+        with display.line():
+            trained = train(recipe, folder, resume=resume, ranks=ranks, display=display)
+            if not ranks.leads:
+                return {}
+            result = finish(trained, folder, ranks.device, display)
+        return result
+    finally:
+        ranks.stop()
+
+
+@dataclass
+class Trained:
+    """A trained model with what led to it. The model holds the averaged weights where there are any."""
+
+    recipe: Recipe
+    prepared: Prepared
+    model: LanguageModel
+    quantization: QuantizationAware | None
+    training: dict[str, Any]
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: Display) -> Trained:
+    """Prepares text and trains until the budget is used."""
+    prepared = open_data(recipe, folder, ranks, display)
+    recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
+    trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
+    if resume:
+        trainer.load_state_dict(Checkpoints(folder / "checkpoint").load())
+    trainer.watch = display.training(recipe.training.budget)
+    if _compiles(recipe, ranks.device):
+        display.update("compiling …")
+        trainer.model.compile_parts()
+        trainer.warm_up()
+    first_step = time.perf_counter() - _BEGAN
+    try:
+        trainer.run()
+    finally:
+        trainer.record.close()
+    if trainer.average is not None:
+        trainer.model.load_state_dict(trainer.average.averages())
+    if quantization is not None:
+        quantization.leave()
+    seconds = trainer.stopwatch.seconds
+    training = {
+        "steps": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": seconds,
+        "tokens_per_second": trainer.tokens / seconds,
+        "first_step_seconds": first_step,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "seed": recipe.training.seed,
+    }
+    display.say(
+        f"trained  {trainer.step} steps, {trainer.tokens:,} tokens in {seconds:.0f} s "
+        f"({training['tokens_per_second']:,.0f} tokens/s)"
+    )
+    return Trained(recipe, prepared, trainer.model, quantization, training)
+
+
+def build_trainer(
+    recipe: Recipe, prepared: Prepared, folder: Path, ranks: Ranks
+) -> tuple[Trainer, QuantizationAware | None]:
+    """The trainer of a recipe whose vocabulary is known, and its quantization-aware stage, if it has one."""
+    spec = recipe.training
+    torch.manual_seed(spec.seed)
+    model = recipe.model.build().to(ranks.device)
+    model.compute_dtype = compute_dtype(spec.precision, ranks.device)
+    if model.compute_dtype == torch.float64:
+        model.double()
+    batches = PackedBatches(
+        prepared.training,
+        prepared.tokenizer,
+        rows=spec.rows,
+        length=spec.length,
+        seed=spec.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+    quantization = None
+    if recipe.compression.quantization_aware_from is not None:
+        quantization = QuantizationAware(
+            model,
+            recipe.compression.quantization_aware_from,
+            lambda: choose_plan(model, recipe, prepared),
+            recipe.compression.passthrough_elements,
+        )
+    trainer = Trainer(
+        model=model,
+        batches=batches,
+        spec=spec,
+        optimizers=OptimizerGroup(model, spec.optimizers, ranks, precision=model.compute_dtype),
+        ranks=ranks,
+        stages=Stages([] if quantization is None else [quantization]),
+        average=None if spec.average is None else MovingAverage(model, spec.average.decay),
+        record=Record(folder / "metrics.jsonl" if ranks.leads else None),
+        checkpoints=Checkpoints(folder / "checkpoint"),
+        stopwatch=Stopwatch(),
+        validate=lambda: _validate(model, recipe, prepared) if ranks.leads else (0.0, 0.0),
+    )
+    return trainer, quantization
+
+
+def finish(trained: Trained, folder: Path, device: torch.device, display: Display) -> dict[str, Any]:
+    """Compresses, scores the artifact from its file, and writes result.json and the report."""
+    display.update("compressing …")
+    exported = export(
+        trained.model, trained.recipe, trained.prepared, trained.quantization, trained.training, folder
+    )
+    display.say(f"packed   {exported.account.total_bytes:,} bytes in {exported.path}")
+    result = evaluate_run(
+        trained.model, trained.recipe, trained.prepared, trained.training, exported, device, display
+    )
+    write_json(folder / "result.json", result.summary)
+    write_json(folder / "coloured.json", result.coloured)
+    report = write_report(folder)
+    return result.summary | {"report": str(report)}
+
+
+def compress_run(
+    folder: Path, recipe: Recipe | None = None, *, device: str = "auto", console: Console | None = None
+) -> dict[str, Any]:
+    """Compresses and scores the newest checkpoint of a run again, for example under another plan."""
+    ranks = Ranks.start(device)
+    display = Display(console)
+    recipe = recipe or saved_recipe(folder)
+    with display.line():
+        prepared = open_data(recipe, folder, ranks, display)
+        recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
+        trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
+        state = Checkpoints(folder / "checkpoint").load()
+        trainer.record.close()
+        trainer.record = Record(None)
+        trainer.load_state_dict({**state, "stages": []})
+        if trainer.average is not None and trainer.average.steps:
+            trainer.model.load_state_dict(trainer.average.averages())
+        seconds = trainer.stopwatch.seconds
+        training = {
+            "steps": trainer.step,
+            "tokens": trainer.tokens,
+            "seconds": seconds,
+            "tokens_per_second": trainer.tokens / seconds if seconds else 0.0,
+            "first_step_seconds": None,
+            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+            "seed": recipe.training.seed,
+        }
+        del quantization
+        return finish(Trained(recipe, prepared, trainer.model, None, training), folder, ranks.device, display)
+
+
+def saved_recipe(folder: Path) -> Recipe:
+    """The recipe that a run folder holds. Raises `CheckpointError` if it is no run folder."""
+    path = folder / "recipe.json"
+    try:
+        return from_json(Recipe, json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is no run folder: it has no recipe.json; name the folder of a run"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); start again in a new folder") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Plain data as indented JSON, whole or not at all."""
+    atomic_write(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that activations have. auto: bfloat16 where the machine multiplies it fast, else float32."""
+    if precision != "auto":
+        return getattr(torch, precision)
+    fast = (
+        device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _compiles(recipe: Recipe, device: torch.device) -> bool:
+    return recipe.training.compile == "on" or (recipe.training.compile == "auto" and device.type == "cuda")
+
+
+def _open_folder(recipe: Recipe, folder: Path, resume: bool, ranks: Ranks) -> Recipe:
+    if resume:
+        return saved_recipe(folder)
+    if ranks.leads:
+        if (folder / "recipe.json").exists():
+            raise RecipeError(
+                f"{folder} already holds a run; continue it with --resume, or name another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "recipe.json", to_json(recipe))
+        write_json(folder / "environment.json", describe_environment())
+    ranks.barrier()
+    return recipe
+
+
+@torch.no_grad()
+def _validate(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> tuple[float, float]:
+    """Nats per token and bits per byte on the first held-out tokens, with the weights as they are."""
+    limit = min(prepared.validation.tokens, _VALIDATION_TOKENS[model.device.type])
+    ids = prepared.validation.read(0, limit).astype("int64")
+    starts = prepared.validation.starts
+    result = score(model, prepared.tokenizer, ids, starts[starts < limit], Chunked(recipe.training.length))
+    return result.nats_per_token, result.bits_per_byte
