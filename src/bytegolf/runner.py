@@ -97,7 +97,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
     if _compiles(recipe, ranks.device):
         display.update("compiling …")
         trainer.model.compile_parts()
-        trainer.warm_up()
+    trainer.warm_up()
     first_step = time.perf_counter() - _BEGAN
     try:
         trainer.run()

@@ -2,6 +2,8 @@
 
 import math
 import signal
+import statistics
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -67,15 +69,17 @@ class Trainer:
         budget, spec = self.spec.budget, self.spec
         validations = sorted(share for share in spec.validate_at if share > self._share())
         saved_at = before = self.stopwatch.seconds
-        # A resumed run knows what a step takes; a fresh one must try.
-        step_seconds = before / self.step if self.step else 0.0
+        # A resumed run knows what a step takes; a fresh one must try. The median of recent steps, because
+        # one slow step, such as the first, is no forecast.
+        recent = deque([before / self.step if self.step else 0.0], maxlen=8)
         with _Signals() as signals, closing(self._prefetch()) as batches:
             while True:
                 # Every decision below follows from these two, which are the same on all ranks: one rank
                 # that validates, saves or stops alone would leave the others waiting forever.
                 seconds, interrupted = self.ranks.lead_and_any(self.stopwatch.seconds, signals.raised)
                 if seconds > before:
-                    step_seconds, before = seconds - before, seconds
+                    recent.append(seconds - before)
+                    before = seconds
                 usage = (seconds, self.tokens, self.step)
                 share = budget.progress(*usage)
                 if validations and share >= validations[0]:
@@ -84,7 +88,8 @@ class Trainer:
                 if interrupted:
                     self._save()
                     raise Interrupted
-                if not budget.allows(*usage, next_seconds=step_seconds, next_tokens=spec.tokens_per_step):
+                next_seconds = statistics.median(recent)
+                if not budget.allows(*usage, next_seconds=next_seconds, next_tokens=spec.tokens_per_step):
                     break
                 if seconds - saved_at >= spec.checkpoint_seconds:
                     saved_at = seconds
@@ -152,9 +157,11 @@ class Trainer:
         return float(total)
 
     def warm_up(self) -> None:
-        """Runs one forward and backward pass that changes nothing; compiles all code on the way."""
+        """Runs one forward and backward pass that changes nothing; code is compiled on the way."""
         self.stages.prepare()
-        self._accumulate_gradients(self.batches.batch(self.step))
+        batch = self.batches.batch(self.step)
+        rows = slice(0, self.spec.forward_rows)
+        self._accumulate_gradients(Batch(batch.ids_BT[rows], batch.targets_BT[rows], batch.starts_BT[rows], 0))
         self.model.zero_grad(set_to_none=True)
         self._sync()
 
