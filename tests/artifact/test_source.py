@@ -30,6 +30,19 @@ def test_the_closure_covers_what_an_import_loads() -> None:
     assert not [name for name in closure if name.startswith(("bytegolf.report", "bytegolf.training"))]
 
 
+def test_imports_that_do_not_run_are_not_followed() -> None:
+    text = (
+        "import a\nif TYPE_CHECKING:\n    import b\n\n\ndef f():\n    import c\n\n\nclass D:\n    import e\n"
+    )
+
+    def names(*, functions: bool) -> list[str]:
+        nodes = source._running(ast.parse(text), functions=functions)
+        return sorted(alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names)
+
+    assert names(functions=True) == ["a", "c", "e"]
+    assert names(functions=False) == ["a", "e"]
+
+
 def test_a_folder_stands_for_all_its_modules() -> None:
     closure = source.import_closure(("bytegolf.artifact",))
     assert {"bytegolf", "bytegolf.artifact", "bytegolf.artifact.coding", "bytegolf.errors"} <= set(closure)

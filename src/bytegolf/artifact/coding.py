@@ -4,9 +4,9 @@ A coded array is one method byte and a payload; type and shape come from whoever
 take data from strangers: they allocate no more than the asked-for shape and answer anything else with
 `ArtifactError`.
 
-brotli 11 takes 1.5 s a million integers and loses to the range coder on all but small or repetitive matrices.
-A matrix of more than 64 KiB is therefore left to the range coder unless brotli 11 beats it on the first rows,
-those within 64 KiB.
+brotli 11 takes 2 to 4 s a million integers and loses to the range coder on all but small or repetitive
+matrices. A matrix of more than 64 KiB is therefore left to the range coder unless brotli 11 beats it on the
+first rows, those within 16 KiB.
 """
 
 import math
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 # The wheel has no type stubs for its submodules.
 _stream: Any = constriction.stream  # pyrefly: ignore[missing-attribute]
 
-_PROBE = 1 << 16
+_SMALL, _PROBE = 1 << 16, 1 << 14
 
 
 class Method(IntEnum):
@@ -57,7 +57,7 @@ def encode_ints(ints_RC: Int8s, limit: int) -> bytes:
     if common is not None:
         coded = min(coded, bytes([Method.COMMON_ROW]) + _encode_common(common, limit), key=len)
     raw = ints_RC.tobytes()
-    if len(raw) > _PROBE:
+    if len(raw) > _SMALL:
         first_RC = ints_RC[: max(1, _PROBE // ints_RC.shape[1])]
         if len(brotli.compress(first_RC.tobytes())) >= len(_range_encode(first_RC, limit)):
             return coded
