@@ -6,6 +6,7 @@ is without any registry: the field's own annotation lists which classes may stan
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from enum import Enum
@@ -64,7 +65,7 @@ def _read(kind: Any, data: Any, path: str) -> Any:
 
 
 def _read_plain(kind: Any, data: Any, path: str) -> Any:
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and type(data) is int and abs(data) <= sys.float_info.max:
         data = float(data)
     _expect(kind in (bool, int, float, str, _NONE) and type(data) is kind, kind, data, path)
     if kind is float and not math.isfinite(data):
@@ -78,9 +79,11 @@ def _read_union(members: tuple[Any, ...], data: Any, path: str) -> Any:
     classes = {m.__name__: m for m in members if dataclasses.is_dataclass(m)}
     if isinstance(data, dict) and classes:
         name = data.get("type")
-        if name not in classes and not (name is None and len(classes) == 1):
-            raise RecipeError(f"{path or 'value'} has type {name!r}; allowed: {', '.join(classes)}")
-        return _read_dataclass(classes[name] if name in classes else next(iter(classes.values())), data, path)
+        if name is None and len(classes) == 1:
+            name = next(iter(classes))
+        if not isinstance(name, str) or name not in classes:
+            raise RecipeError(f"{path or 'value'} has type {_short(name)}; allowed: {', '.join(classes)}")
+        return _read_dataclass(classes[name], data, path)
     plain = [m for m in members if m is not _NONE and not dataclasses.is_dataclass(m)]
     for member in plain:
         try:
