@@ -1,0 +1,88 @@
+"""Scoring, decoding in any steps, and packing are one computation."""
+
+import itertools
+
+import pytest
+import torch
+from specs import SPECS, build, packed
+from torch import Tensor
+
+from bytegolf.model.spec import LanguageModel, Model
+from bytegolf.model.stream import Memory
+
+LENGTH = 23
+#: Rotary angles are float32 in every precision; apart from them everything is float64 here.
+TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
+EVERY_SPEC = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+
+
+def decode(model: LanguageModel, ids_BT: Tensor, starts_BT: Tensor, cuts: list[int]) -> Tensor:
+    """Log-probabilities (B, T, V) of the ids fed through a memory in pieces that end at `cuts`."""
+    memory = Memory()
+    borders = [0, *cuts, ids_BT.shape[1]]
+    pieces = [
+        model.log_probabilities(ids_BT[:, first:last], starts_BT[:, first:last], memory)
+        for first, last in itertools.pairwise(borders)
+    ]
+    return torch.cat(pieces, dim=1)
+
+
+@EVERY_SPEC
+@pytest.mark.parametrize(
+    "cuts", [list(range(1, LENGTH)), [1, 2, 9, 10, 17], [11]], ids=["tokens", "uneven", "two"]
+)
+@torch.no_grad()
+def test_decoding_equals_one_forward(spec: Model, cuts: list[int]) -> None:
+    model = build(spec)
+    ids, starts = packed(3, LENGTH, seed=1)
+    whole = model.log_probabilities(ids[:, :-1], starts)
+    # Same positions, so same angles: only the order of sums may differ.
+    torch.testing.assert_close(decode(model, ids[:, :-1], starts, cuts), whole, rtol=0, atol=1e-11)
+
+
+@EVERY_SPEC
+@torch.no_grad()
+def test_scores_are_the_log_probabilities_of_the_targets(spec: Model) -> None:
+    model = build(spec)
+    ids, starts = packed(2, LENGTH, seed=2)
+    nats = model.losses(ids[:, :-1], ids[:, 1:], starts)
+    logs = model.log_probabilities(ids[:, :-1], starts)
+    torch.testing.assert_close(nats, -logs.gather(2, ids[:, 1:, None])[..., 0], rtol=0, atol=1e-11)
+    torch.testing.assert_close(logs.exp().sum(-1), torch.ones(2, LENGTH, dtype=torch.float64))
+
+
+@EVERY_SPEC
+@torch.no_grad()
+def test_a_document_alone_equals_the_document_packed_behind_another(spec: Model) -> None:
+    model = build(spec)
+    ids, starts = packed(2, LENGTH, seed=3, share=0.0)
+    starts[:, 0] = True
+    starts[0, 9] = starts[1, 14] = True
+    together = model.losses(ids[:, :-1], ids[:, 1:], starts)
+    for row, border in ((0, 9), (1, 14)):
+        for span in (slice(0, border), slice(border, LENGTH)):
+            one = slice(row, row + 1)
+            alone = model.losses(ids[one, :-1][:, span], ids[one, 1:][:, span], starts[one, span])
+            torch.testing.assert_close(alone, together[one, span], **TOLERANCE)
+
+
+@EVERY_SPEC
+@torch.no_grad()
+def test_a_document_decoded_behind_another_equals_it_alone(spec: Model) -> None:
+    model = build(spec)
+    ids, starts = packed(1, LENGTH, seed=4, share=0.0)
+    starts[:, 9] = True
+    decoded = decode(model, ids[:, :-1], starts, [4, 5, 9, 12])
+    alone = model.log_probabilities(ids[:, 9:-1], starts[:, 9:])
+    torch.testing.assert_close(decoded[:, 9:], alone, **TOLERANCE)
+
+
+@EVERY_SPEC
+@torch.no_grad()
+def test_rows_of_a_batch_are_independent(spec: Model) -> None:
+    model = build(spec)
+    ids, starts = packed(3, LENGTH, seed=5)
+    together = model.log_probabilities(ids[:, :-1], starts)
+    for row in range(3):
+        alone = model.log_probabilities(ids[row : row + 1, :-1], starts[row : row + 1])
+        torch.testing.assert_close(alone, together[row : row + 1], rtol=0, atol=1e-11)

@@ -1,0 +1,212 @@
+"""Specs are data: JSON and back, errors that name the place, roles and counts that add up."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from specs import ATTENTION, MLPS, NETWORK, SPECS, WIDTH, pairwise
+
+from bytegolf.compression.spec import Compression
+from bytegolf.errors import BytegolfError, RecipeError
+from bytegolf.model.attention import Attention
+from bytegolf.model.mlp import SwiGlu
+from bytegolf.model.roles import Component, Role, parameter_roles
+from bytegolf.model.spec import Model
+from bytegolf.model.stack import Block
+from bytegolf.training.averaging import Average
+from bytegolf.training.budget import Budget
+from bytegolf.training.groups import Adam, Optimizers
+from bytegolf.training.muon import Muon
+from bytegolf.training.schedule import Schedule
+from bytegolf.training.spec import Training
+from bytegolf.tree import from_json, to_json
+
+EVERY_SPEC = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+TRAININGS = [
+    Training(Budget(seconds=60.0)),
+    Training(
+        Budget(seconds=1.5, tokens=10**6, steps=3),
+        rows=8,
+        length=16,
+        optimizers=Optimizers(
+            Muon(0.02, coefficients="polar_express", equalize_rows=True), scalars=Adam(0.01, weight_decay=0.1)
+        ),
+        schedule=Schedule(0.1, 0.7, 0.05),
+        clip=0.3,
+        average=None,
+        precision="float64",
+        validate_at=(0.1,),
+    ),
+    Training(Budget(steps=1), rows=1, length=1, average=Average(0.0)),
+]
+TREES: list[Any] = [*list(SPECS.values())[::5], *TRAININGS, Compression()]
+
+
+@pytest.mark.parametrize("spec", [*SPECS.values(), *TRAININGS, Compression()])
+def test_a_spec_survives_json(spec: Any) -> None:
+    text = json.dumps(to_json(spec), allow_nan=False)
+    assert from_json(type(spec), json.loads(text)) == spec
+
+
+def places(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    yield path
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from places(value, (*path, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from places(value, (*path, index))
+
+
+def replaced(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    if not path:
+        return value
+    data = copy.copy(data)
+    data[path[0]] = replaced(data[path[0]], path[1:], value)
+    return data
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.just(10**400) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "x", "heads"]), inner)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_any_value_anywhere_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
+    spec = data.draw(st.sampled_from(TREES))
+    plain = to_json(spec)
+    place = data.draw(st.sampled_from(list(places(plain))))
+    broken = replaced(plain, place, data.draw(json_values))
+    try:
+        read = from_json(type(spec), broken)
+    except BytegolfError as error:
+        message = str(error)
+    else:
+        message = ""
+        assert from_json(type(spec), to_json(read)) == read
+    assert "\n" not in message
+
+
+def model_data() -> Any:
+    return to_json(Model(layers=(Block(), Block(mlp=SwiGlu(hidden=4))), vocabulary=5))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("widht",), 3, "widht is unknown"),
+        (("width",), "wide", "width is 'wide'"),
+        (("width",), True, "width is True"),
+        (("width",), None, "width is None"),
+        (("soft_cap",), "high", "soft_cap is 'high'"),
+        (("soft_cap",), float("inf"), "soft_cap is inf"),
+        (("layers",), {}, "layers is {}"),
+        (("layers", 1), None, "layers.1 is None"),
+        (("layers", 1, "mixer", "heads"), 2.5, "layers.1.mixer.heads is 2.5"),
+        (("layers", 1, "mixer", "window"), "all", "layers.1.mixer.window is 'all'"),
+        (("layers", 1, "mixer", "key_value_heads"), 3, "layers.1.mixer: heads=8"),
+        (("layers", 0, "mlp", "type"), "Mlp", "layers.0.mlp has type 'Mlp'"),
+        (("layers", 0, "mlp", "type"), ["SwiGlu"], "layers.0.mlp has type"),
+        (("layers", 1, "mlp", "slope"), 0.5, "layers.1.mlp.slope is unknown"),
+        (("embedding", "deviation"), -1.0, "embedding: deviation=-1.0"),
+        (("embedding",), [], "embedding is"),
+    ],
+)
+def test_a_bad_tree_is_refused_by_its_dotted_path(place: tuple[Any, ...], value: Any, named: str) -> None:
+    data = model_data()
+    target = data
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    with pytest.raises(RecipeError) as caught:
+        from_json(Model, data)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named() -> None:
+    data = model_data()
+    del data["layers"][1]["mlp"]["hidden"]
+    with pytest.raises(RecipeError, match=r"layers\.1\.mlp\.hidden is missing"):
+        from_json(Model, data)
+
+
+def test_fields_with_defaults_may_be_left_out() -> None:
+    assert from_json(Model, {"width": 16}) == Model(width=16)
+
+
+@EVERY_SPEC
+def test_every_parameter_has_a_role_and_counts_add_up(spec: Model) -> None:
+    model = spec.build()
+    roles = parameter_roles(model)
+    parameters = dict(model.named_parameters())
+    assert list(roles) == list(parameters)
+    counts = dict.fromkeys(Role, 0)
+    for name, role in roles.items():
+        counts[role] += parameters[name].numel()
+        assert (parameters[name].ndim == 2) or role is Role.SCALAR
+    assert {role: count for role, count in counts.items() if count} == expected_counts(spec)
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+
+
+def expected_counts(spec: Model) -> dict[Role, int]:
+    """By the definitions in the specs' own words, not by looking at modules."""
+    counts = dict.fromkeys(Role, 0)
+    counts[Role.EMBEDDING] = spec.vocabulary * WIDTH
+    counts[Role.SCALAR] = WIDTH * (len(spec.layers) // 2) * spec.skips
+    for block in spec.layers:
+        mixer, mlp = block.mixer, block.mlp
+        head = mixer.head_width or WIDTH // mixer.heads
+        counts[Role.ATTENTION_QUERY] += WIDTH * mixer.heads * head
+        counts[Role.ATTENTION_KEY] += WIDTH * mixer.key_value_heads * head
+        counts[Role.ATTENTION_VALUE] += WIDTH * mixer.key_value_heads * head
+        counts[Role.ATTENTION_OUT] += WIDTH * mixer.heads * head
+        counts[Role.MLP_UP] += WIDTH * mlp.hidden * (2 if isinstance(mlp, SwiGlu) else 1)
+        counts[Role.MLP_DOWN] += WIDTH * mlp.hidden
+        counts[Role.SCALAR] += 4 * WIDTH + mixer.heads
+    return {role: count for role, count in counts.items() if count}
+
+
+def test_a_parameter_without_a_role_fails() -> None:
+    model = next(iter(SPECS.values())).build()
+    model.stack.register_parameter("stray", torch.nn.Parameter(torch.zeros(3)))
+    with pytest.raises(AssertionError, match=r"stack\.stray has no role"):
+        parameter_roles(model)
+
+
+def test_a_parameter_of_a_plain_module_fails() -> None:
+    model = Component()
+    model.add_module("plain", torch.nn.Linear(2, 2))
+    with pytest.raises(AssertionError, match=r"plain\.weight belongs to no Component"):
+        parameter_roles(model)
+
+
+@pytest.mark.parametrize("axes", [ATTENTION, {"mlp": MLPS, **NETWORK}], ids=["attention", "network"])
+def test_specs_hold_every_pair_of_options(axes: dict[str, dict[str, Any]]) -> None:
+    rows = pairwise(axes)
+    for first in axes:
+        for second in axes:
+            if first != second:
+                seen = {(row[first], row[second]) for row in rows}
+                assert seen == {(a, b) for a in axes[first] for b in axes[second]}
+
+
+def test_specs_hold_every_mixer_with_every_other_component() -> None:
+    blocks = {(spec.layers[0].mixer, spec.layers[0].mlp) for spec in SPECS.values()}
+    mixers = {mixer for mixer, _ in blocks}
+    assert len(mixers) >= 6
+    assert blocks == {(mixer, mlp) for mixer in mixers for mlp in MLPS.values()}
+    assert {(spec.layers[0].mixer, spec.skips) for spec in SPECS.values()} == {
+        (mixer, skips) for mixer in mixers for skips in (True, False)
+    }
+    assert all(isinstance(mixer, Attention) for mixer in mixers)
