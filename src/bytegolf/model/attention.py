@@ -45,10 +45,11 @@ class Attention:
             raise RecipeError(
                 f"window={self.window}; give the number of earlier tokens to see, or None for all"
             )
-        if self.rotary_dimensions % 2 or self.head_width % 2 or self.rotary_dimensions < 0:
-            raise RecipeError(
-                f"rotary_dimensions={self.rotary_dimensions} and head_width={self.head_width} must be even"
-            )
+        for name in ("rotary_dimensions", "head_width"):
+            if getattr(self, name) < 0 or getattr(self, name) % 2:
+                raise RecipeError(f"{name}={getattr(self, name)}; give an even number, or 0")
+        if self.rotary_base <= 0:
+            raise RecipeError(f"rotary_base={self.rotary_base}; give a positive number, usually 10000")
 
     def build(self, width: int, key: str) -> "AttentionLayer":
         """The module for a residual stream of `width`; `key` names its decoding memory."""
