@@ -30,7 +30,7 @@ def attention(
     key_positions_S: Tensor,
     window: int | None,
 ) -> Tensor:
-    """See `bytegolf.kernels.attention.attend`. Scores are rounded to the inputs' type; sums are float32 at least."""
+    """See `bytegolf.kernels.attention.attend`. 16-bit inputs give 16-bit scores, summed in float32."""
     groups, width = k_BSGK.shape[2], q_BTHK.shape[-1]
     allowed = allowed_keys(document_BT, key_document_BS, positions_T, key_positions_S, window)
     q_BGRTK = q_BTHK.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)

@@ -5,6 +5,7 @@ segment is even looked at.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,9 +48,9 @@ def varlen_attention(
     rows, length = q_BTHK.shape[:2]
     q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
     left = -1 if window is None else window
-    # Since 2.12 fewer key/value heads must be asked for; in 2.11 the operator takes them as they are.
-    options = {"enable_gqa": True} if _NEW_INTERFACE else {}
     offsets, longest = segments.offsets, segments.longest
-    y = varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=(left, 0), **options)
+    # Since 2.12 fewer key/value heads must be asked for; in 2.11 the operator takes them as they are.
+    call = partial(varlen_attn, enable_gqa=True) if _NEW_INTERFACE else varlen_attn
+    y = call(q, k, v, offsets, offsets, longest, longest, window_size=(left, 0))
     assert isinstance(y, Tensor)
     return y.unflatten(0, (rows, length))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from bytegolf.kernels.capped_loss.reference import soft_cap
 
@@ -30,6 +31,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient_N,) = gradients
         h_ND, table_VD, targets_N, normalizer_N = ctx.saved_tensors

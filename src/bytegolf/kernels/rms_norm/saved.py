@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from bytegolf.kernels.rms_norm.reference import EPSILON
 
@@ -19,6 +20,7 @@ class _RmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         y, factor = ctx.saved_tensors
