@@ -24,7 +24,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Chunked:
-    """Windows of `length` tokens side by side; the first target of each sees one token of context."""
+    """Windows of `length` tokens side by side; the first target of each sees one token of context.
+
+    Only the last one reaches back: it ends with the stream and scores what is left.
+    """
 
     length: int = 1024
 

@@ -1,0 +1,99 @@
+"""Window plans: every target in exactly one window, with as much context as the plan promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytegolf.errors import RecipeError
+from bytegolf.evaluation.windows import Chunked, PerDocument, Sliding, WindowPlan
+
+
+def with_stride(kind: type[Sliding] | type[PerDocument]) -> st.SearchStrategy[WindowPlan]:
+    return st.integers(1, 40).flatmap(lambda length: st.builds(kind, st.just(length), st.integers(1, length)))
+
+
+plans = st.builds(Chunked, st.integers(1, 40)) | with_stride(Sliding) | with_stride(PerDocument)
+document_starts = st.lists(st.integers(0, 130), max_size=8).map(lambda xs: np.array(sorted({0, *xs})))
+
+
+@settings(max_examples=300, deadline=None)
+@given(plan=plans, starts=document_starts, targets=st.integers(0, 120))
+def test_every_target_is_scored_once_and_in_order(plan: WindowPlan, starts: np.ndarray, targets: int) -> None:
+    scored = []
+    for window in plan.windows(starts, targets):
+        assert 0 <= window.start <= window.scored < window.stop <= targets
+        assert window.stop - window.start <= plan.length
+        scored += range(window.scored, window.stop)
+    assert scored == list(range(targets))
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=with_stride(Sliding), targets=st.integers(0, 200))
+def test_sliding_gives_every_target_but_the_first_ones_its_context(plan: Sliding, targets: int) -> None:
+    for window in plan.windows(np.array([0]), targets):
+        if window.start == 0:
+            continue
+        assert window.stop - window.start == plan.length
+        # The last window keeps its full length and scores what is left.
+        assert window.stop - window.scored == min(plan.stride, targets - window.scored)
+
+
+@settings(max_examples=100, deadline=None)
+@given(length=st.integers(1, 40), targets=st.integers(0, 200))
+def test_chunked_is_sliding_by_its_length(length: int, targets: int) -> None:
+    chunked = list(Chunked(length).windows(np.array([0]), targets))
+    sliding = list(Sliding(length, length).windows(np.array([0]), targets))
+    assert chunked == sliding
+    assert all(w.scored % length == 0 for w in chunked)
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=with_stride(PerDocument), starts=document_starts, targets=st.integers(0, 120))
+def test_no_window_of_a_document_reaches_into_another(
+    plan: PerDocument, starts: np.ndarray, targets: int
+) -> None:
+    for window in plan.windows(starts, targets):
+        inside = starts[(starts > window.start) & (starts < window.stop)]
+        assert not len(inside)
+    alone = [
+        (window.start + first, window.stop + first, window.scored + first)
+        for first, last in zip(starts, [*starts[1:], targets], strict=True)
+        if first < targets
+        for window in Sliding(plan.length, plan.stride).windows(
+            np.array([0]), int(min(last, targets) - first)
+        )
+    ]
+    assert [(w.start, w.stop, w.scored) for w in plan.windows(starts, targets)] == alone
+
+
+def test_a_plan_by_hand() -> None:
+    windows = [(w.start, w.stop, w.scored) for w in Sliding(6, 2).windows(np.array([0]), 11)]
+    assert windows == [(0, 6, 0), (2, 8, 6), (4, 10, 8), (5, 11, 10)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        (Chunked(8), "chunked 8"),
+        (Sliding(8, 2), "sliding 2 of 8"),
+        (PerDocument(8, 2), "per document, sliding 2 of 8"),
+    ],
+)
+def test_plans_name_themselves(plan: WindowPlan, name: str) -> None:
+    assert plan.name == name
+
+
+@pytest.mark.parametrize("kind", [Sliding, PerDocument])
+def test_a_stride_that_would_skip_tokens_is_refused(kind: type[Sliding] | type[PerDocument]) -> None:
+    with pytest.raises(RecipeError, match="stride=9 is longer than length=8"):
+        kind(8, 9)
+    with pytest.raises(RecipeError, match="stride=0"):
+        kind(8, 0)
+    with pytest.raises(RecipeError, match="length=0"):
+        kind(0, 1)
+
+
+def test_an_empty_chunk_is_refused() -> None:
+    with pytest.raises(RecipeError, match="length=0"):
+        Chunked(0)
