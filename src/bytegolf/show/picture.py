@@ -1,0 +1,98 @@
+"""The network as a drawing: layers from the input down, U-Net skips as arcs beside them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from bytegolf.files import atomic_write
+from bytegolf.show.network import LayerPlan, NetworkPlan
+
+
+def text_picture(plan: NetworkPlan) -> list[str]:
+    """One line a layer. An arc leaves the layer whose output is used again and ends where it is added."""
+    model = plan.recipe.model
+    arcs = arc_columns(plan.layers)
+    labels = [f"{layer.index:>3}  {_label(layer)}" for layer in plan.layers]
+    width = max(len(label) for label in labels)
+    lines = [f"     embedding {model.vocabulary:,} × {model.width}"]
+    lines += [f"{label:{width}}  {arcs[i]}".rstrip() for i, label in enumerate(labels)]
+    cap = "" if model.soft_cap is None else f", soft cap {model.soft_cap:g}"
+    return [*lines, f"     head: the embedding again{cap}"]
+
+
+def arc_columns(layers: Sequence[LayerPlan]) -> list[str]:
+    """For each layer the pieces of all arcs that pass it. Each arc has a column, short arcs first."""
+    arcs = sorted(
+        ((layer.index, layer.skip_to) for layer in layers if layer.skip_to is not None),
+        key=lambda arc: arc[1] - arc[0],
+    )
+    rows = [[" "] * (3 * len(arcs)) for _ in layers]
+    for number, (first, last) in enumerate(arcs):
+        column = 3 * number + 2
+        for index in range(first + 1, last):
+            rows[index][column] = "│"
+        for index, corner in ((first, "╮"), (last, "╯")):
+            # The line from the layer to its column crosses the inner arcs that pass here.
+            for place in range(column):
+                rows[index][place] = "┼" if rows[index][place] == "│" else "─"
+            rows[index][column] = corner
+    return ["".join(row).rstrip() for row in rows]
+
+
+def draw_svg(plan: NetworkPlan, path: Path) -> None:
+    """The same drawing as a picture file; `path` ends in .svg, .png or .pdf. Needs no display."""
+    # Figure without pyplot: no window system is looked for, and nothing stays open.
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Arc, FancyBboxPatch
+
+    count = len(plan.layers)
+    figure = Figure(figsize=(7.5, 0.52 * (count + 2) + 0.3))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    reach = max(
+        (layer.skip_to - layer.index for layer in plan.layers if layer.skip_to is not None), default=0
+    )
+    axes.set_xlim(-0.3, 10.6 + 0.5 * reach)
+    axes.set_ylim(count + 0.6, -1.6)
+    model = plan.recipe.model
+    heaviest = max(layer.parameters for layer in plan.layers)
+    boxes = [(-1, f"embedding {model.vocabulary:,} × {model.width}", 0.15)]
+    boxes += [
+        (
+            layer.index,
+            f"{layer.index}   {_label(layer)}",
+            layer.parameters / heaviest,
+        )
+        for layer in plan.layers
+    ]
+    boxes.append((count, "head: the embedding again", 0.15))
+    for place, label, weight in boxes:
+        shade = (0.93 - 0.2 * weight, 0.95 - 0.12 * weight, 1.0)
+        box = FancyBboxPatch(
+            (0.2, place - 0.32), 9.6, 0.64, boxstyle="round,pad=0.05", facecolor=shade, edgecolor="#456"
+        )
+        axes.add_patch(box)
+        axes.text(5.0, place, label, ha="center", va="center", fontsize=8.5)
+        if place < count:
+            axes.plot([5.0, 5.0], [place + 0.37, place + 0.63], color="#456", linewidth=1.0)
+    for layer in plan.layers:
+        if layer.skip_to is not None:
+            height = layer.skip_to - layer.index
+            middle = (layer.index + layer.skip_to) / 2
+            arc = Arc(
+                (9.85, middle), 0.95 * height, height, theta1=-90, theta2=90, color="#c60", linewidth=1.3
+            )
+            axes.add_patch(arc)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.lstrip(".") or "svg")
+    atomic_write(path, buffer.getvalue())
+
+
+def _label(layer: LayerPlan) -> str:
+    return f"{_short(layer.mixer)} → {_short(layer.mlp)}"
+
+
+def _short(description: str) -> str:
+    """A component's name and its first setting or two, without the rest."""
+    name, _, settings = description.partition(" (")
+    return f"{name} {', '.join(settings.rstrip(')').split(', ')[:2])}"
