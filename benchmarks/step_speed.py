@@ -44,7 +44,7 @@ def main() -> None:
     model.to(device)
     model.compute_dtype = torch.bfloat16
     if device.type == "cuda":
-        model.compile()
+        model.compile_parts()
     shape = (options.rows, options.length)
     ids = torch.randint(0, options.vocabulary, shape, device=device)
     starts = torch.rand(shape, device=device) < 1 / 700

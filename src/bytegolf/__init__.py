@@ -1,4 +1,4 @@
-"""Train a small language model under a budget of bytes and seconds, compress it into one file, prove its score.
+"""Train a small language model under a budget of bytes and seconds, compress it, prove its score.
 
 import bytegolf
 artifact = bytegolf.load("runs/pocket/artifact.bg")

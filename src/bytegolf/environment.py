@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from bytegolf import __version__
 
+_IMPORTED = time.perf_counter()
 _PACKAGES = ("torch", "numpy", "sentencepiece", "constriction", "brotli", "triton", "zstandard")
 
 
@@ -40,6 +42,14 @@ def source_hash() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def seconds_since_start() -> float:
+    """Seconds since the operating system started this process, imports included."""
+    try:
+        return time.time() - Path("/proc/self").stat().st_ctime
+    except OSError:
+        return time.perf_counter() - _IMPORTED
 
 
 def _version(package: str) -> str | None:

@@ -12,7 +12,6 @@ from bytegolf.artifact.account import Account
 from bytegolf.artifact.container import Contents, pack, write_artifact
 from bytegolf.compression.compress import compress_model, role_rows
 from bytegolf.compression.plan import Plan, fit, is_matrix
-from bytegolf.compression.quantization_aware import QuantizationAware
 from bytegolf.compression.sensitivity import fisher_sensitivities
 from bytegolf.compression.spec import FitBytes, FixedBits
 from bytegolf.errors import BudgetError
@@ -76,18 +75,17 @@ def export(
     model: LanguageModel,
     recipe: Recipe,
     prepared: Prepared,
-    quantization: QuantizationAware | None,
+    seen_plan: Plan | None,
     training: dict[str, Any],
     folder: Path,
 ) -> Exported:
-    """Writes artifact.bg: with the grids that training saw, or ones chosen now.
+    """Writes artifact.bg: with `seen_plan`, the grids that training saw, or with ones chosen now.
 
     A fitted plan that is over budget once it is really coded is fitted again with the excess taken off.
     Raises `BudgetError` if no plan fits; a fixed plan that is too large is written and said so by its size.
     """
     spec = recipe.compression
-    seen = quantization.plan if quantization is not None else None
-    plan = seen if seen is not None else choose_plan(model, recipe, prepared, margin=0.0)
+    plan = seen_plan if seen_plan is not None else choose_plan(model, recipe, prepared, margin=0.0)
     parameters = {name: value.detach().float().cpu() for name, value in model.named_parameters()}
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
     margin = 0.0

@@ -1,7 +1,6 @@
 """From a recipe to a run folder: the one place where all parts meet."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bytegolf.compression.plan import Plan
 from bytegolf.compression.quantization_aware import QuantizationAware
-from bytegolf.environment import describe_environment
+from bytegolf.environment import describe_environment, seconds_since_start
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
@@ -34,7 +34,6 @@ from bytegolf.training.record import Record
 from bytegolf.training.stages import Stages
 from bytegolf.tree import from_json, to_json
 
-_BEGAN = time.perf_counter()
 #: Held-out tokens scored at each validation during training: enough to see the trend.
 _VALIDATION_TOKENS = {"cpu": 16_384, "cuda": 1_048_576}
 
@@ -77,12 +76,12 @@ def run(
 
 @dataclass
 class Trained:
-    """A trained model with what led to it. The model holds the averaged weights where there are any."""
+    """A trained model with what led to it. seen_plan: the grids that training saw, if it saw any."""
 
     recipe: Recipe
     prepared: Prepared
     model: LanguageModel
-    quantization: QuantizationAware | None
+    seen_plan: Plan | None
     training: dict[str, Any]
 
 
@@ -98,30 +97,45 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
         display.update("compiling …")
         trainer.model.compile_parts()
     trainer.warm_up()
-    first_step = time.perf_counter() - _BEGAN
+    first_step = seconds_since_start()
     try:
         trainer.run()
     finally:
         trainer.record.close()
-    if trainer.average is not None:
-        trainer.model.load_state_dict(trainer.average.averages())
-    if quantization is not None:
-        quantization.leave()
+    trained = _trained(recipe, prepared, trainer, quantization, first_step)
+    display.say(
+        f"trained  {trainer.step} steps, {trainer.tokens:,} tokens in {trained.training['seconds']:.0f} s "
+        f"({trained.training['tokens_per_second']:,.0f} tokens/s)"
+    )
+    return trained
+
+
+def _trained(
+    recipe: Recipe,
+    prepared: Prepared,
+    trainer: Trainer,
+    quantization: QuantizationAware | None,
+    first_step_seconds: float | None,
+) -> Trained:
+    """The averaged weights of a trainer, where there are any, in a network of their own."""
+    weights = dict(trainer.model.named_parameters())
+    if trainer.average is not None and trainer.average.steps:
+        weights = trainer.average.averages()
+    # Fresh: without compiled code, which would be compiled again for scoring, and without grids in its slots.
+    model = recipe.model.build().to(trainer.ranks.device)
+    model.load_state_dict(weights)
+    model.compute_dtype = trainer.model.compute_dtype
     seconds = trainer.stopwatch.seconds
     training = {
         "steps": trainer.step,
         "tokens": trainer.tokens,
         "seconds": seconds,
-        "tokens_per_second": trainer.tokens / seconds,
-        "first_step_seconds": first_step,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "tokens_per_second": trainer.tokens / seconds if seconds else 0.0,
+        "first_step_seconds": first_step_seconds,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seed": recipe.training.seed,
     }
-    display.say(
-        f"trained  {trainer.step} steps, {trainer.tokens:,} tokens in {seconds:.0f} s "
-        f"({training['tokens_per_second']:,.0f} tokens/s)"
-    )
-    return Trained(recipe, prepared, trainer.model, quantization, training)
+    return Trained(recipe, prepared, model, quantization.plan if quantization else None, training)
 
 
 def build_trainer(
@@ -171,7 +185,7 @@ def finish(trained: Trained, folder: Path, device: torch.device, display: Displa
     """Compresses, scores the artifact from its file, and writes result.json and the report."""
     display.update("compressing …")
     exported = export(
-        trained.model, trained.recipe, trained.prepared, trained.quantization, trained.training, folder
+        trained.model, trained.recipe, trained.prepared, trained.seen_plan, trained.training, folder
     )
     display.say(f"packed   {exported.account.total_bytes:,} bytes in {exported.path}")
     result = evaluate_run(
@@ -193,25 +207,13 @@ def compress_run(
     with display.line():
         prepared = open_data(recipe, folder, ranks, display)
         recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
-        trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
-        state = Checkpoints(folder / "checkpoint").load()
+        trainer, _ = build_trainer(recipe, prepared, folder, ranks)
         trainer.record.close()
         trainer.record = Record(None)
+        # Stages change the model while it trains; only what it learned is wanted here.
+        state = Checkpoints(folder / "checkpoint").load()
         trainer.load_state_dict({**state, "stages": []})
-        if trainer.average is not None and trainer.average.steps:
-            trainer.model.load_state_dict(trainer.average.averages())
-        seconds = trainer.stopwatch.seconds
-        training = {
-            "steps": trainer.step,
-            "tokens": trainer.tokens,
-            "seconds": seconds,
-            "tokens_per_second": trainer.tokens / seconds if seconds else 0.0,
-            "first_step_seconds": None,
-            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-            "seed": recipe.training.seed,
-        }
-        del quantization
-        return finish(Trained(recipe, prepared, trainer.model, None, training), folder, ranks.device, display)
+        return finish(_trained(recipe, prepared, trainer, None, None), folder, ranks.device, display)
 
 
 def saved_recipe(folder: Path) -> Recipe:

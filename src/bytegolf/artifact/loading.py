@@ -8,6 +8,7 @@ import torch
 
 from bytegolf.artifact.container import Contents, read_artifact
 from bytegolf.compression.compress import dequantize_model
+from bytegolf.compression.grid import Quantized
 from bytegolf.errors import ArtifactError, RecipeError, TokenizerError
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import LanguageModel, Model
@@ -48,7 +49,10 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
     # Built without memory first: a hostile recipe must not make us allocate what its tensors don't hold.
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in spec.build().named_parameters()}
-    found = {name: getattr(tensor, "ints", tensor).shape for name, tensor in contents.tensors.items()}
+    found = {
+        name: (tensor.ints if isinstance(tensor, Quantized) else tensor).shape
+        for name, tensor in contents.tensors.items()
+    }
     if shapes != found:
         wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
         raise ArtifactError(f"{source} holds other tensors than its recipe asks for, such as {wrong[0]!r}")

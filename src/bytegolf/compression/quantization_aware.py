@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from bytegolf.compression.compress import grid_of
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.plan import Plan
@@ -42,10 +44,12 @@ class QuantizationAware:
     def enter(self) -> None:
         self._begin(self._choose_plan())
 
+    @torch.no_grad()
     def after_update(self) -> None:
         for module, grid in self._grids:
             assert module.quantized is not None
-            module.quantized.copy_(grid.quantize(module.weight).dequantize())
+            # The values of quantize().dequantize(), without its check, which would stall a GPU.
+            module.quantized.copy_(grid.fake_quantize(module.weight))
 
     def state_dict(self) -> dict[str, Any]:
         assert self.plan is not None

@@ -67,7 +67,8 @@ class Stack(Component):
         super().__init__()
         self.blocks = nn.ModuleList(block.build(width, f"blocks.{i}") for i, block in enumerate(blocks))
         self.storing = len(blocks) // 2 if skips else 0
-        self.skip_ND = self.parameter("skip_ND", torch.ones(self.storing, width), Role.SCALAR)
+        if self.storing:
+            self.skip_ND = self.parameter("skip_ND", torch.ones(self.storing, width), Role.SCALAR)
         self.merge = add_skip
 
     def compile_parts(self) -> None:
@@ -75,6 +76,11 @@ class Stack(Component):
         for block in self.blocks:
             block.compile()
         self.merge = torch.compile(add_skip)
+
+    @property
+    def layers(self) -> list[BlockLayer]:
+        """The blocks, first to last."""
+        return [block for block in self.blocks if isinstance(block, BlockLayer)]
 
     def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
         x0_BTD = x_BTD

@@ -38,7 +38,7 @@ RECIPE = Recipe(
         budget=Budget(seconds=600),
         rows=512,
         length=1024,
-        forward_rows=128,
+        forward_rows=256,
         optimizers=Optimizers(
             matrices=Muon(learning_rate=0.04, momentum=0.95, momentum_start=0.85, momentum_steps=200),
             embedding=Adam(learning_rate=0.05),
@@ -47,6 +47,6 @@ RECIPE = Recipe(
         schedule=Schedule(warmdown=0.7),
         average=Average(decay=0.95),
     ),
-    compression=Compression(plan=FitBytes(), budget_bytes=15_900_000, quantization_aware_from=0.85),
+    compression=Compression(plan=FitBytes(), budget_bytes=15_950_000),
     evaluation=Evaluation(plans=(Sliding(1024, 64), Chunked(1024))),
 )

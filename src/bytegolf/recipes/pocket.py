@@ -30,9 +30,9 @@ RECIPE = Recipe(
     name="pocket",
     text=Text(sources=("kjv",)),
     tokens=SentencePiece(vocabulary=4096),
-    model=Model(width=192, layers=(LAYER,) * 4, embedding=TiedEmbedding(deviation=0.02)),
+    model=Model(width=192, layers=(LAYER,) * 4, embedding=TiedEmbedding(deviation=0.02), skips=False),
     training=Training(
-        budget=Budget(seconds=270),
+        budget=Budget(seconds=260),
         rows=16,
         length=256,
         forward_rows=16,
@@ -54,7 +54,7 @@ RECIPE = Recipe(
     compression=Compression(
         plan=FitBytes(),
         budget_bytes=1_000_000,
-        quantization_aware_from=0.6,
+        quantization_aware_from=0.8,
     ),
     evaluation=Evaluation(
         plans=(Sliding(256, 128), Chunked(256)),

@@ -4,7 +4,7 @@ import math
 import signal
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
@@ -23,6 +23,10 @@ from bytegolf.training.ranks import Ranks
 from bytegolf.training.record import Record, bits_per_byte
 from bytegolf.training.spec import Training
 from bytegolf.training.stages import Stages
+
+
+#: Steps in a row whose loss is above twice the first one's (and one nat) until training counts as lost.
+_DIVERGED_STEPS = 20
 
 
 class Interrupted(Exception):
@@ -63,6 +67,7 @@ class Trainer:
     step: int = 0
     tokens: int = 0
     first_loss: float = math.nan
+    high_steps: int = 0
 
     def run(self) -> None:
         """Trains until the budget is used. Raises `DivergedError`, `BudgetError` or `Interrupted`."""
@@ -161,7 +166,8 @@ class Trainer:
         self.stages.prepare()
         batch = self.batches.batch(self.step)
         rows = slice(0, self.spec.forward_rows)
-        self._accumulate_gradients(Batch(batch.ids_BT[rows], batch.targets_BT[rows], batch.starts_BT[rows], 0))
+        first = Batch(batch.ids_BT[rows], batch.targets_BT[rows], batch.starts_BT[rows], bytes=0)
+        self._accumulate_gradients(first)
         self.model.zero_grad(set_to_none=True)
         self._sync()
 
@@ -172,6 +178,7 @@ class Trainer:
             "tokens": self.tokens,
             "seconds": self.stopwatch.seconds,
             "first_loss": self.first_loss,
+            "high_steps": self.high_steps,
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -179,7 +186,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.tokens, self.first_loss = state["step"], state["tokens"], state["first_loss"]
+        self.step, self.tokens = state["step"], state["tokens"]
+        self.first_loss, self.high_steps = state["first_loss"], state["high_steps"]
         self.stopwatch.restore(state["seconds"])
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
@@ -188,7 +196,7 @@ class Trainer:
         self.stages.restore(state["stages"])
         self.record.write("resume", step=self.step, seconds=self.stopwatch.seconds)
 
-    def _prefetch(self) -> Iterator[Batch]:
+    def _prefetch(self) -> Generator[Batch, None, None]:
         return self.batches.prefetch(self.step, pin=self.ranks.device.type == "cuda")
 
     def _share(self) -> float:
@@ -197,7 +205,10 @@ class Trainer:
     def _check(self, loss: float, gradient_norm: float) -> None:
         if math.isnan(self.first_loss):
             self.first_loss = loss
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)) or loss > 2.0 * self.first_loss + 1.0:
+        # High learning rates often throw the first few steps up; only what stays up has diverged.
+        self.high_steps = self.high_steps + 1 if loss > 2.0 * self.first_loss + 1.0 else 0
+        finite = math.isfinite(loss) and math.isfinite(gradient_norm)
+        if not finite or self.high_steps >= _DIVERGED_STEPS:
             raise DivergedError(
                 f"training diverged at step {self.step + 1}: loss {loss:.3f} nats per token, gradient norm "
                 f"{gradient_norm:.3g} (started at {self.first_loss:.3f}); lower the learning rates. "

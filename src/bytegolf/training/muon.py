@@ -72,7 +72,7 @@ class MuonOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             momentum = self.spec.momentum_at(group["steps"])
             group["steps"] += 1
-            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
@@ -82,7 +82,7 @@ class MuonOptimizer(torch.optim.Optimizer):
                 torch._foreach_mul_(parameters, 1.0 - group["lr"] * self.spec.weight_decay)
                 torch._foreach_add_(parameters, list(update.unbind()), alpha=-rate)
 
-    def _orthogonal_update(self, parameters: list[torch.nn.Parameter], momentum: float) -> Tensor:
+    def _orthogonal_update(self, parameters: list[Tensor], momentum: float) -> Tensor:
         """Advances the momentum of parameters of one shape; their orthogonalized updates (M, R, C)."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
