@@ -1,21 +1,25 @@
 """Checkpoints: everything an unbroken run would know, saved whole or not at all."""
 
+import hashlib
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bytegolf.errors import CheckpointError
-from bytegolf.files import atomic_write
+from bytegolf.files import atomic_writer
 
 _KEPT = 2
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, newest last; the one before the newest is kept as a reserve."""
+    """The checkpoints of one run folder, newest last; the one before the newest is kept as a reserve.
+
+    A file is what `torch.save` writes, and its SHA-256: torch alone does not notice a changed weight.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +33,9 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         path = self.folder / f"step-{step:09d}.pt"
-        atomic_write(path, buffer.getvalue())
+        with atomic_writer(path) as file:
+            file.write(buffer.getbuffer())
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
         for old in self.paths()[:-_KEPT]:
             old.unlink(missing_ok=True)
         return path
@@ -45,9 +51,17 @@ class Checkpoints:
         problems = []
         for path in reversed(paths):
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-                problems.append(f"{path.name}: {str(error).splitlines()[0]}")
+                return _read(path)
+            except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+                problems.append(f"{path.name}: {str(error).partition(chr(10))[0]}")
         raise CheckpointError(
             f"no checkpoint in {self.folder} can be read ({'; '.join(problems)}); start again in a new folder"
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = memoryview(path.read_bytes())
+    content, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != bytes(digest):
+        raise OSError("it is cut short or damaged")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
