@@ -25,6 +25,12 @@ class Adam:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise RecipeError(f"learning_rate={self.learning_rate}; give a positive number")
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise RecipeError(f"{name}={getattr(self, name)}; 0 ≤ {name} < 1 is needed")
+        for name in ("epsilon", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name}={getattr(self, name)}; give 0 or more")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class Muon:
             raise RecipeError(
                 f"momentum={self.momentum}, momentum_start={self.momentum_start}: 0 ≤ x < 1 is needed"
             )
+        if self.momentum_steps < 0:
+            raise RecipeError(f"momentum_steps={self.momentum_steps}; give 0 or more steps")
+        if self.weight_decay < 0:
+            raise RecipeError(f"weight_decay={self.weight_decay}; give 0 or more")
 
     def momentum_at(self, step: int) -> float:
         """The momentum of step `step`, counted from 0."""
