@@ -32,7 +32,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(  # type: ignore[override]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
         (gradient_N,) = gradients
         h_ND, table_VD, targets_N, normalizer_N = ctx.saved_tensors
         h_gradients = []

@@ -21,7 +21,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
         (gradient,) = gradients
         y, factor = ctx.saved_tensors
         # dx = factor · (g − y · mean(g · y))
