@@ -1,0 +1,199 @@
+"""Muon against torch's own, against its definition, and its corner cases."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bytegolf.errors import RecipeError
+from bytegolf.kernels.orthogonal import CLASSIC, POLAR_EXPRESS, orthogonalize
+from bytegolf.training.muon import Muon, MuonOptimizer
+from bytegolf.training.ranks import Ranks
+
+SHAPES = [(6, 4), (4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
+
+
+def parameters(dtype: torch.dtype = torch.float64, shapes: list[tuple[int, int]] | None = None):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype))
+        for shape in (shapes or SHAPES)
+    ]
+
+
+def gradients(step: int, dtype: torch.dtype = torch.float64, count: int = len(SHAPES)) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    return [
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in SHAPES[:count]
+    ]
+
+
+def run(spec: Muon, steps: int, dtype: torch.dtype = torch.float64, count: int = len(SHAPES)) -> list[Tensor]:
+    weights = parameters(shapes=SHAPES[:count])
+    optimizer = MuonOptimizer(weights, spec, Ranks(), dtype)
+    for step in range(steps):
+        for weight, gradient in zip(weights, gradients(step, count=count), strict=True):
+            weight.grad = gradient
+        optimizer.step()
+    return [weight.detach() for weight in weights]
+
+
+def by_definition(spec: Muon, steps: int) -> list[Tensor]:
+    """One matrix after another, straight from the docstring."""
+    results = []
+    for index, weight in enumerate(parameters()):
+        w, b = weight.detach().clone(), torch.zeros_like(weight)
+        for step in range(steps):
+            g = gradients(step)[index]
+            if step >= spec.momentum_steps:
+                mu = spec.momentum
+            else:
+                mu = spec.momentum_start + (spec.momentum - spec.momentum_start) * step / spec.momentum_steps
+            b = mu * b + g
+            u = g + mu * b
+            if spec.equalize_rows:
+                u = torch.stack([row / max(float(row.norm()), 1e-7) for row in u])
+            coefficients = CLASSIC if spec.coefficients == "classic" else POLAR_EXPRESS
+            o = orthogonalize(u[None], coefficients, dtype=torch.float64)[0]
+            rate = spec.learning_rate
+            w = (1 - rate * spec.weight_decay) * w - rate * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * o
+        results.append(w)
+    return results
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Muon(),
+        Muon(0.1, momentum_start=0.95),
+        Muon(0.1, momentum=0.9, momentum_start=0.5, momentum_steps=3),
+        Muon(0.1, weight_decay=0.5),
+        Muon(0.1, coefficients="polar_express", equalize_rows=True),
+    ],
+    ids=["defaults", "steady", "rising momentum", "decay", "polar, equal rows"],
+)
+def test_batched_equals_its_definition_matrix_by_matrix(spec: Muon) -> None:
+    for ours, expected in zip(run(spec, 5), by_definition(spec, 5), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize(("momentum", "tolerance"), [(0.5, 1e-12), (0.95, 0.05)])
+def test_the_plain_setting_equals_torchs_muon(decay: float, momentum: float, tolerance: float) -> None:
+    steady = Muon(0.02, weight_decay=decay, momentum=momentum, momentum_start=momentum)
+    ours = run(steady, 4, dtype=torch.bfloat16)
+    theirs = parameters()
+    reference = torch.optim.Muon(
+        theirs, lr=0.02, weight_decay=decay, momentum=momentum, adjust_lr_fn="original"
+    )
+    for step in range(4):
+        for weight, gradient in zip(theirs, gradients(step), strict=True):
+            weight.grad = gradient
+        reference.step()
+    for a, b, start in zip(ours, theirs, parameters(), strict=True):
+        # Torch's momentum is 1 - μ times ours. Both orthogonalize in bfloat16, where a scale that is no
+        # power of two is another rounding.
+        assert float((a - b).detach().norm()) <= tolerance * float((b - start).detach().norm())
+
+
+def test_treating_a_matrix_among_others_changes_nothing() -> None:
+    together = run(Muon(0.1), 3)
+    for count in (1, 2, 4):
+        for ours, alone in zip(together, run(Muon(0.1), 3, count=count), strict=False):
+            torch.testing.assert_close(ours, alone, rtol=0, atol=1e-12)
+
+
+def test_a_zero_gradient_only_decays() -> None:
+    weights = parameters()
+    before = [weight.detach().clone() for weight in weights]
+    optimizer = MuonOptimizer(
+        weights, Muon(0.1, weight_decay=0.2, equalize_rows=True), Ranks(), torch.float64
+    )
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for weight, old in zip(weights, before, strict=True):
+        torch.testing.assert_close(weight.detach(), old * (1 - 0.1 * 0.2), rtol=1e-14, atol=0)
+
+
+def test_a_parameter_without_gradient_is_left_alone() -> None:
+    weights = parameters()
+    before = weights[0].detach().clone()
+    optimizer = MuonOptimizer(weights, Muon(0.1, weight_decay=0.2), Ranks(), torch.float64)
+    for weight, gradient in zip(weights[1:], gradients(0)[1:], strict=True):
+        weight.grad = gradient
+    optimizer.step()
+    assert torch.equal(weights[0], before)
+
+
+def test_an_update_has_the_length_of_an_orthogonal_matrix_whatever_the_gradients() -> None:
+    for size in (1e-3, 1.0, 1e5):
+        weight = torch.nn.Parameter(torch.zeros(16, 64, dtype=torch.float64))
+        optimizer = MuonOptimizer([weight], Muon(1.0), Ranks(), torch.float64)
+        weight.grad = size * torch.randn(16, 64, dtype=torch.float64)
+        optimizer.step()
+        values = torch.linalg.svdvals(weight.detach())
+        assert float(values.min()) > 0.6
+        assert float(values.max()) < 1.25
+
+
+def test_rows_are_made_equal_before_orthogonalization() -> None:
+    gradient = torch.randn(4, 6, dtype=torch.float64)
+    louder = gradient * torch.tensor([[1.0], [100.0], [0.01], [1.0]], dtype=torch.float64)
+    results = {}
+    for equal in (False, True):
+        for name, value in (("plain", gradient), ("louder", louder)):
+            weight = torch.nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
+            spec = Muon(1.0, equalize_rows=equal)
+            optimizer = MuonOptimizer([weight], spec, Ranks(), torch.float64)
+            weight.grad = value
+            optimizer.step()
+            results[equal, name] = weight.detach()
+    torch.testing.assert_close(results[True, "plain"], results[True, "louder"], rtol=0, atol=1e-10)
+    assert float((results[False, "plain"] - results[False, "louder"]).abs().max()) > 0.1
+
+
+def test_momentum_rises_linearly_and_stays() -> None:
+    spec = Muon(momentum=0.95, momentum_start=0.85, momentum_steps=500)
+    assert spec.momentum_at(0) == 0.85
+    assert spec.momentum_at(250) == pytest.approx(0.9)
+    assert spec.momentum_at(500) == pytest.approx(0.95)
+    assert spec.momentum_at(10**6) == pytest.approx(0.95)
+    assert Muon(momentum=0.9, momentum_steps=0).momentum_at(0) == pytest.approx(0.9)
+
+
+def test_restored_it_goes_on_to_the_same_bits() -> None:
+    spec = Muon(0.1, momentum_steps=4)
+    unbroken = run(spec, 4)
+    weights = parameters()
+    optimizer = MuonOptimizer(weights, spec, Ranks(), torch.float64)
+    for step in range(4):
+        if step == 2:
+            state = optimizer.state_dict()
+            optimizer = MuonOptimizer(weights, spec, Ranks(), torch.float64)
+            optimizer.load_state_dict(state)
+        for weight, gradient in zip(weights, gradients(step), strict=True):
+            weight.grad = gradient
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(weights, unbroken, strict=True))
+
+
+def test_vectors_are_refused() -> None:
+    with pytest.raises(AssertionError, match="Muon treats matrices"):
+        MuonOptimizer([torch.nn.Parameter(torch.zeros(3))], Muon(), Ranks(), torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"momentum_start": -0.1}, "momentum_start=-0.1"),
+        ({"momentum_steps": -1}, "momentum_steps=-1"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Muon(**values)  # type: ignore[arg-type]
