@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bytegolf.errors import BudgetError, DivergedError
 from bytegolf.model.spec import LanguageModel
@@ -23,7 +24,6 @@ from bytegolf.training.ranks import Ranks
 from bytegolf.training.record import Record, bits_per_byte
 from bytegolf.training.spec import Training
 from bytegolf.training.stages import Stages
-
 
 #: Steps in a row whose loss is above twice the first one's (and one nat) until training counts as lost.
 _DIVERGED_STEPS = 20
@@ -76,7 +76,7 @@ class Trainer:
         saved_at = before = self.stopwatch.seconds
         # A resumed run knows what a step takes; a fresh one must try. The median of recent steps, because
         # one slow step, such as the first, is no forecast.
-        recent = deque([before / self.step if self.step else 0.0], maxlen=8)
+        recent = deque([before / self.step] if self.step else [], maxlen=8)
         with _Signals() as signals, closing(self._prefetch()) as batches:
             while True:
                 # Every decision below follows from these two, which are the same on all ranks: one rank
@@ -93,10 +93,11 @@ class Trainer:
                 if interrupted:
                     self._save()
                     raise Interrupted
-                next_seconds = statistics.median(recent)
+                next_seconds = statistics.median(recent) if recent else 0.0
                 if not budget.allows(*usage, next_seconds=next_seconds, next_tokens=spec.tokens_per_step):
                     break
-                if seconds - saved_at >= spec.checkpoint_seconds:
+                # While the loss is far too high there is nothing good to save.
+                if seconds - saved_at >= spec.checkpoint_seconds and not self.high_steps:
                     saved_at = seconds
                     self._save()
                 for name in self.stages.enter_due(share):
@@ -117,15 +118,11 @@ class Trainer:
         nats = self._accumulate_gradients(batch)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        totals = torch.tensor([nats, float(batch.bytes)], dtype=torch.float64, device=self.ranks.device)
+        totals = torch.stack([nats, torch.full_like(nats, batch.bytes)])
         self.ranks.sum_([*gradients, totals])
-        nats, byte_count = totals.tolist()
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.spec.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.clip, norm)
-        gradient_norm = float(norm)
-        loss = nats / self.spec.tokens_per_step
-        self._check(loss, gradient_norm)
         multiplier = self.spec.schedule.multiplier(share)
         self.optimizers.step(multiplier)
         self.model.zero_grad(set_to_none=True)
@@ -134,6 +131,10 @@ class Trainer:
         self.stages.after_update()
         self.step += 1
         self.tokens += self.spec.tokens_per_step
+        # Only now is a number asked for: on a GPU that waits for all the work queued so far.
+        (nats_sum, byte_count), gradient_norm = totals.tolist(), float(norm)
+        loss = nats_sum / self.spec.tokens_per_step
+        self._check(loss, gradient_norm)
         seconds = self.stopwatch.seconds
         return Progress(
             step=self.step,
@@ -141,25 +142,25 @@ class Trainer:
             seconds=seconds,
             share=self.spec.budget.progress(seconds, self.tokens, self.step),
             loss=loss,
-            bits_per_byte=bits_per_byte(nats, byte_count),
+            bits_per_byte=bits_per_byte(nats_sum, byte_count),
             tokens_per_second=self.tokens / seconds if seconds else 0.0,
             multiplier=multiplier,
             gradient_norm=gradient_norm,
         )
 
-    def _accumulate_gradients(self, batch: Batch) -> float:
-        """Gradients of the mean loss over the global batch, this rank's share; its sum of nats."""
+    def _accumulate_gradients(self, batch: Batch) -> Tensor:
+        """Gradients of the mean loss over the global batch, this rank's share; its sum of nats, float64."""
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for first in range(0, batch.ids_BT.shape[0], self.spec.forward_rows):
             rows = slice(first, first + self.spec.forward_rows)
-            ids, targets, starts = (
+            ids, targets = (
                 part[rows].to(self.ranks.device, non_blocking=True)
-                for part in (batch.ids_BT, batch.targets_BT, batch.starts_BT)
+                for part in (batch.ids_BT, batch.targets_BT)
             )
-            nats = self.model.losses(ids, targets, starts).sum()
+            nats = self.model.losses(ids, targets, batch.starts_BT[rows]).sum()
             (nats / self.spec.tokens_per_step).backward()
             total += nats.detach()
-        return float(total)
+        return total
 
     def warm_up(self) -> None:
         """Runs one forward and backward pass that changes nothing; code is compiled on the way."""
@@ -210,7 +211,7 @@ class Trainer:
         finite = math.isfinite(loss) and math.isfinite(gradient_norm)
         if not finite or self.high_steps >= _DIVERGED_STEPS:
             raise DivergedError(
-                f"training diverged at step {self.step + 1}: loss {loss:.3f} nats per token, gradient norm "
+                f"training diverged at step {self.step}: loss {loss:.3f} nats per token, gradient norm "
                 f"{gradient_norm:.3g} (started at {self.first_loss:.3f}); lower the learning rates. "
                 "The last good checkpoint is kept"
             )
