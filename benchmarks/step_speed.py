@@ -47,7 +47,7 @@ def main() -> None:
         model.compile_parts()
     shape = (options.rows, options.length)
     ids = torch.randint(0, options.vocabulary, shape, device=device)
-    starts = torch.rand(shape, device=device) < 1 / 700
+    starts = torch.rand(shape) < 1 / 700
     optimizers = OptimizerGroup(model, Optimizers(), Ranks(device=device), precision=torch.bfloat16)
 
     def step() -> None:

@@ -97,7 +97,7 @@ def test_gradients_do_not_depend_on_the_rows_of_a_pass(forward_rows: int) -> Non
     whole = trainer(changed(rows=4, forward_rows=4))
     parts = trainer(changed(rows=4, forward_rows=forward_rows))
     batch = whole.batches.batch(0)
-    nats = [toy._accumulate_gradients(batch) for toy in (whole, parts)]
+    nats = [float(toy._accumulate_gradients(batch)) for toy in (whole, parts)]
     assert nats[0] == pytest.approx(nats[1], rel=1e-12)
     for (name, a), b in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
         if a.grad is None:

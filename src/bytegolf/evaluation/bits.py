@@ -92,10 +92,8 @@ def score(
         # A short window is continued into the following tokens; being causal, its scores don't change.
         index = np.array([window.start for window in batch])[:, None] + np.arange(length)[None, :]
         index = np.minimum(index, targets - 1)
-        inputs = (
-            torch.from_numpy(part).to(model.device) for part in (ids[index], ids[index + 1], is_start[index])
-        )
-        nats_WL = model.losses(*inputs).double().cpu().numpy()
+        inputs, wanted = (torch.from_numpy(part).to(model.device) for part in (ids[index], ids[index + 1]))
+        nats_WL = model.losses(inputs, wanted, torch.from_numpy(is_start[index])).double().cpu().numpy()
         for row, window in enumerate(batch):
             nats[window.scored : window.stop] = nats_WL[
                 row, window.scored - window.start : window.stop - window.start

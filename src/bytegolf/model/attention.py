@@ -11,7 +11,7 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 from bytegolf.kernels.attention import attend
 from bytegolf.kernels.rms_norm import rms_norm
-from bytegolf.model.linear import Linear
+from bytegolf.model.linear import Linear, joint
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.rotary import Rotary, rotate
 from bytegolf.model.stream import Stream
@@ -80,9 +80,9 @@ class AttentionLayer(Component):
 
     def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
         heads = (-1, self.head_width)
-        q_BTHK = rms_norm(self.query(x_BTD).unflatten(-1, heads))
-        k_BSGK = rms_norm(self.keys(x_BTD).unflatten(-1, heads))
-        v_BSGK = self.values(x_BTD).unflatten(-1, heads)
+        projected = joint(x_BTD, self.query, self.keys, self.values)
+        q_BTHK, k_BSGK, v_BSGK = (y.unflatten(-1, heads) for y in projected)
+        q_BTHK, k_BSGK = rms_norm(q_BTHK), rms_norm(k_BSGK)
         cos, sin = (table.to(x_BTD.dtype) for table in self.rotary.tables(stream.positions_T))
         q_BTHK = rotate(q_BTHK, cos, sin) * self.gain_H.to(q_BTHK.dtype)[:, None]
         k_BSGK = rotate(k_BSGK, cos, sin)

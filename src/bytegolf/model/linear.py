@@ -50,3 +50,16 @@ class Linear(Weight):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.nn.functional.linear(x, self.used_weight().to(x.dtype))
         return y if self.adapter is None else y + self.adapter(x)
+
+
+def joint(x: Tensor, *projections: Linear) -> tuple[Tensor, ...]:
+    """Several projections of one input as one matrix product: each projection's output, (..., out).
+
+    The input is read once, and its gradient is one product too, instead of one each and their sum.
+    """
+    weight = torch.cat([projection.used_weight().to(x.dtype) for projection in projections])
+    outputs = torch.nn.functional.linear(x, weight).split([p.weight.shape[0] for p in projections], dim=-1)
+    return tuple(
+        y if projection.adapter is None else y + projection.adapter(x)
+        for y, projection in zip(outputs, projections, strict=True)
+    )

@@ -72,9 +72,9 @@ class LanguageModel(Component):
         """Nats of each target given the tokens of its document up to its place, (B, T), float32 at least.
 
         ids_BT, targets_BT: int64, targets_BT[b, t] follows ids_BT[b, t]. starts_BT: bool, where a
-        document begins among the ids.
+        document begins among the ids; best left on the CPU (see `Stream.of`).
         """
-        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT))
+        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
         nats_N = self.nats(h_BTD.flatten(0, 1), targets_BT.flatten())
         return nats_N.unflatten(0, ids_BT.shape)
 
@@ -87,7 +87,7 @@ class LanguageModel(Component):
 
         With `memory`, the ids continue what it has seen, and it is extended by them.
         """
-        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, memory))
+        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, memory, device=ids_BT.device))
         table = self.embedding.used_weight().to(h_BTD.dtype)
         return torch.log_softmax(soft_cap(h_BTD @ table.mT, self.spec.soft_cap), dim=-1)
 

@@ -49,23 +49,29 @@ class Stream:
     memory: Memory | None = None
 
     @staticmethod
-    def of(starts_BT: Tensor, memory: Memory | None = None) -> "Stream":
-        """The stream of a batch that begins here, or that continues what `memory` has seen."""
+    def of(
+        starts_BT: Tensor, memory: Memory | None = None, *, device: torch.device | None = None
+    ) -> "Stream":
+        """The stream of a batch that begins here, or that continues what `memory` has seen.
+
+        `device` is the model's, by default that of `starts_BT`. Where the model is on a GPU, `starts_BT`
+        better lies on the CPU: finding borders on the GPU would wait for all the work queued there.
+        """
+        device = device or starts_BT.device
+        packed = device.type == "cuda" and memory is None
+        segments = segments_from_starts(starts_BT, device) if packed else None
+        starts_BT = starts_BT.to(device, non_blocking=True)
         length = starts_BT.shape[1]
         offset = memory.position if memory is not None else 0
         document_BT = starts_BT.long().cumsum(dim=1)
         key_document = document_BT
         if memory is not None:
+            key_document = document_BT
             if memory.document_BS is not None:
                 document_BT = document_BT + memory.document_BS[:, -1:]
                 key_document = torch.cat([memory.document_BS, document_BT], dim=1)
-            else:
-                key_document = document_BT
             memory.document_BS = key_document
             memory.position = offset + length
-        device = starts_BT.device
         positions = torch.arange(offset, offset + length, device=device)
         key_positions = torch.arange(offset + length, device=device) if offset else positions
-        packed = device.type == "cuda" and memory is None
-        segments = segments_from_starts(starts_BT) if packed else None
         return Stream(starts_BT, document_BT, positions, key_document, key_positions, segments, memory)

@@ -27,8 +27,8 @@ class Segments:
     longest: int
 
 
-def segments_from_starts(starts_BT: Tensor) -> Segments:
-    """The segments of a batch whose documents begin where `starts_BT` (bool) says."""
+def segments_from_starts(starts_BT: Tensor, device: torch.device | None = None) -> Segments:
+    """The segments of a batch whose documents begin where `starts_BT` (bool) says, on `device`."""
     rows, length = starts_BT.shape
     borders = starts_BT.clone()
     borders[:, 0] = True
@@ -38,7 +38,7 @@ def segments_from_starts(starts_BT: Tensor) -> Segments:
         room *= 2
     offsets = torch.full((room + 1,), rows * length, dtype=torch.int32, device=starts_BT.device)
     offsets[: len(found)] = found
-    return Segments(offsets, length)
+    return Segments(offsets.to(device or starts_BT.device, non_blocking=True), length)
 
 
 def varlen_attention(
