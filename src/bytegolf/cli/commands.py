@@ -1,5 +1,6 @@
 """The commands that compute. Each takes the words after its name and returns the exit code."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from bytegolf.serving.artifact import open_artifact
 from bytegolf.serving.generate import generate
 from bytegolf.show.network import plan_of
 from bytegolf.show.page import print_plan
-from bytegolf.show.picture import draw_svg
+from bytegolf.show.picture import check_format, draw_svg
 from bytegolf.training.loop import Interrupted
 
 _SHORT = {"text": "text.sources"}
@@ -41,6 +42,8 @@ def train(words: Sequence[str]) -> int:
     if recipe is not None and _wants_help(words):
         print_recipe("train", source, recipe)
         return 0
+    if recipe is None and not any(word.startswith("--resume") for word in words):
+        raise RecipeError(f"train needs RECIPE first; {_recipes_line('train')}")
     draft = None if recipe is None else Draft.of(recipe)
     more = [] if draft is None else [draft]
     options: Train = read_command("train", Train, words, more=more, short=_SHORT if more else None)
@@ -52,9 +55,7 @@ def train(words: Sequence[str]) -> int:
         folder = Path(options.resume)
         return _train(saved_recipe(folder), folder, resume=True, device=options.device)
     if draft is None:
-        raise RecipeError(
-            f"train needs RECIPE; write {usage('train')} OPTIONS (there are {', '.join(built_in())})"
-        )
+        raise RecipeError("--resume needs the folder of a run")
     changed = draft.build()
     folder = Path(options.run) if options.run else free_folder(changed.name)
     return _train(changed, folder, resume=False, device=options.device)
@@ -62,7 +63,7 @@ def train(words: Sequence[str]) -> int:
 
 def _train(recipe: Recipe, folder: Path, *, resume: bool, device: str) -> int:
     console = Console()
-    existed = folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         result = run(recipe, folder, resume=resume, device=device, console=console)
     except (Interrupted, KeyboardInterrupt):
@@ -70,23 +71,26 @@ def _train(recipe: Recipe, folder: Path, *, resume: bool, device: str) -> int:
             how = f"continue with: bytegolf train --resume {folder}"
         else:
             how = "nothing was trained yet"
-            _discard(folder, existed)
+            _discard(folder, made)
         print(f"bytegolf: stopped; {how}", file=sys.stderr)
         return INTERRUPTED
     except BaseException:
-        _discard(folder, existed)
+        _discard(folder, made)
         raise
     if result:
         print_summary(console, result)
     return 0
 
 
-def _discard(folder: Path, existed: bool) -> None:
-    """Removes a run folder that this program made and that holds nothing worth keeping."""
+def _discard(folder: Path, made: Sequence[Path]) -> None:
+    """Removes a run folder that holds nothing worth keeping, if it is among the folders we made."""
     metrics = folder / "metrics.jsonl"
     trained = metrics.exists() and metrics.stat().st_size > 0
-    if not existed and not trained and not any((folder / "checkpoint").glob("*")):
+    if folder in made and not trained and not any((folder / "checkpoint").glob("*")):
         shutil.rmtree(folder, ignore_errors=True)
+        for above in made[1:]:
+            with contextlib.suppress(OSError):
+                above.rmdir()
 
 
 def compress(words: Sequence[str]) -> int:
@@ -163,14 +167,14 @@ def show(words: Sequence[str]) -> int:
     """`bytegolf show RECIPE …`"""
     source, recipe = _recipe_word(words)
     if recipe is None:
-        raise RecipeError(
-            f"show needs RECIPE; write {usage('show')} OPTIONS (there are {', '.join(built_in())})"
-        )
+        raise RecipeError(f"show needs RECIPE first; {_recipes_line('show')}")
     if _wants_help(words):
         print_recipe("show", source, recipe)
         return 0
     draft = Draft.of(recipe)
     options: Show = read_command("show", Show, words, more=[draft], short=_SHORT)
+    if options.svg:
+        check_format(Path(options.svg))
     plan = plan_of(draft.build(), tokens_per_second=options.tokens_per_second)
     print_plan(Console(), plan)
     if options.svg:
@@ -212,6 +216,10 @@ def _recipe_word(words: Sequence[str]) -> tuple[str, Recipe | None]:
     if not words or words[0].startswith("--"):
         return "", None
     return words[0], find_recipe(words[0])
+
+
+def _recipes_line(name: str) -> str:
+    return f"write {usage(name)} OPTIONS (there are {', '.join(built_in())})"
 
 
 def _first_word(name: str, words: Sequence[str]) -> str:

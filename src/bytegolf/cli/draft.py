@@ -167,9 +167,11 @@ def _one(place: _Place, text: str) -> Any:
 
 def _from_text(place: _Place, text: str) -> Any:
     try:
-        return to_json(from_json(place.kind, json.loads(text), f"--{place.path}"))
-    except json.JSONDecodeError as error:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"--{place.path} is {text!r}, which is no JSON: {error}") from error
+    try:
+        return to_json(from_json(place.kind, data, f"--{place.path}"))
     except BytegolfError as error:
         raise RecipeError(f"--{place.path} is {text!r}: {error}") from error
 
@@ -196,7 +198,9 @@ def _plain(kind: Any, text: str) -> Any:
         value = kind(text)
     except ValueError:
         return _UNREADABLE
-    return value if math.isfinite(value) else _UNREADABLE
+    # Larger whole numbers fit nowhere that a setting ends up.
+    usable = abs(value) < 2**63 if kind is int else math.isfinite(value)
+    return value if usable else _UNREADABLE
 
 
 def _fresh(kind: type, before: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ USAGE, INTERRUPTED = 2, 130
 _REMEDIES = {
     errno.ENOSPC: "free some space, or name a folder on another disk",
     errno.EDQUOT: "free some space, or name a folder on another disk",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or name a folder on another disk",
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",
     errno.EROFS: "name a place that can be written to",

@@ -1,8 +1,6 @@
 """What --help prints: the list of commands, a command's options, and every setting of a recipe."""
 
 import inspect
-import shutil
-import textwrap
 from dataclasses import replace
 from typing import Any
 
@@ -42,29 +40,36 @@ def print_commands() -> None:
 
 def print_command(name: str) -> None:
     """The options of one command."""
-    description = inspect.cleandoc(COMMANDS[name].__doc__ or "")
-    if name in ("train", "show"):
-        description += f"\n\n{_DOTTED}\n\n`bytegolf {name} RECIPE --help` lists every setting of a recipe."
-    if name == "compress":
-        description += "\n\nSettings below compression can be changed: --compression.budget_bytes 900000."
-    if name == "evaluate":
-        description += (
-            "\n\nA plan is changed by its path: --plans.0.stride 64, or all of them: --plans Chunked."
-        )
-    _print(COMMANDS[name], name, description, {})
+    _print(COMMANDS[name], name, inspect.cleandoc(COMMANDS[name].__doc__ or ""), {})
+    notes = {
+        "train": f"{_DOTTED}\n\nbytegolf train RECIPE --help lists every setting of a recipe.",
+        "show": f"{_DOTTED}\n\nbytegolf show RECIPE --help lists every setting of a recipe.",
+        "compress": "Settings below compression can be changed: --compression.budget_bytes 900000.",
+        "evaluate": "A plan is changed by its path: --plans.0.stride 64, or all of them: --plans Chunked.",
+    }
+    if name in notes:
+        _note(notes[name])
 
 
 def print_recipe(name: str, source: str, recipe: Any) -> None:
-    """Every setting of a recipe, with its type and value, below the command's own options."""
-    print_command(name)
+    """Every setting of a recipe, with its type and value, and the command's own options before them."""
+    _print(COMMANDS[name], name, inspect.cleandoc(COMMANDS[name].__doc__ or ""), {})
+    print()
     layers = recipe.model.layers
-    note = _DOTTED
-    if len(set(layers)) == 1:
+    alike = len(layers) > 1 and len(set(layers)) == 1
+    if alike:
         # Nine times the same page helps nobody.
         recipe = replace(recipe, model=replace(recipe.model, layers=layers[:1]))
-        note += f"\n\nThe {len(layers)} layers are alike; model.layers.0 stands for each of them."
-    print()
-    _print(type(recipe), f"{name} {source}", note, {"default": recipe})
+    _print(type(recipe), f"{name} {source}", f"Every setting of {source}.", {"default": recipe})
+    _note(_DOTTED)
+    if alike:
+        _note(f"The {len(layers)} layers are alike; model.layers.0 stands for each of them.")
+
+
+def _note(text: str) -> None:
+    from rich.console import Console
+
+    Console().print(f"\n{text}", highlight=False, markup=False)
 
 
 def _print(kind: type, name: str, description: str, options: dict[str, Any]) -> None:
@@ -76,7 +81,7 @@ def _print(kind: type, name: str, description: str, options: dict[str, Any]) -> 
         tyro.cli(
             kind,
             prog=f"bytegolf {name}",
-            description=_wrapped(description),
+            description=description,
             args=["--help"],
             config=config,
             **options,
@@ -84,9 +89,3 @@ def _print(kind: type, name: str, description: str, options: dict[str, Any]) -> 
     except SystemExit:
         # tyro ends the program after its help.
         return
-
-
-def _wrapped(text: str) -> str:
-    """Paragraphs at the terminal's width; tyro prints a description as it is."""
-    width = min(shutil.get_terminal_size().columns, 100)
-    return "\n\n".join(textwrap.fill(part, width) for part in text.strip().split("\n\n"))

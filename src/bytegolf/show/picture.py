@@ -4,8 +4,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from bytegolf.errors import RecipeError
 from bytegolf.files import atomic_write
 from bytegolf.show.network import LayerPlan, NetworkPlan
+
+FORMATS = (".svg", ".png", ".pdf")
 
 
 def text_picture(plan: NetworkPlan) -> list[str]:
@@ -39,8 +42,15 @@ def arc_columns(layers: Sequence[LayerPlan]) -> list[str]:
     return ["".join(row).rstrip() for row in rows]
 
 
+def check_format(path: Path) -> None:
+    """Raises `RecipeError` unless `draw_svg` can write such a file."""
+    if path.suffix not in FORMATS:
+        raise RecipeError(f"a picture cannot be written as {path.name!r}; end it in {' or '.join(FORMATS)}")
+
+
 def draw_svg(plan: NetworkPlan, path: Path) -> None:
-    """The same drawing as a picture file; `path` ends in .svg, .png or .pdf. Needs no display."""
+    """The same drawing as a picture file; see `check_format`. Needs no display."""
+    check_format(path)
     # Figure without pyplot: no window system is looked for, and nothing stays open.
     from matplotlib.figure import Figure
     from matplotlib.patches import Arc, FancyBboxPatch
@@ -84,7 +94,7 @@ def draw_svg(plan: NetworkPlan, path: Path) -> None:
             )
             axes.add_patch(arc)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lstrip(".") or "svg")
+    figure.savefig(buffer, format=path.suffix.lstrip("."))
     atomic_write(path, buffer.getvalue())
 
 
