@@ -101,6 +101,17 @@ def test_the_slot_and_the_grids_own_fake_quantization_agree(grid: Grid) -> None:
     torch.testing.assert_close(layer.weight.grad, twin.grad, rtol=1e-6, atol=1e-6)
 
 
+def test_the_slot_is_used_to_the_bit_however_far_from_the_weight() -> None:
+    torch.manual_seed(1)
+    layer = Linear(30, 40, Role.MLP_UP)
+    layer.quantized = 10.0 ** torch.randint(-6, 6, (40, 30)) * torch.randn(40, 30)
+    used = layer.used_weight()
+    assert torch.equal(used, layer.quantized)
+    used.backward(layer.quantized)
+    assert layer.weight.grad is not None
+    assert torch.equal(layer.weight.grad, layer.quantized)
+
+
 @torch.no_grad()
 def test_the_tied_head_uses_the_quantized_table_too() -> None:
     spec = next(iter(SPECS.values()))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_training import Clock, changed, finished, same_bits, trainer
+from toy_training import Clock, changed, finished, outcome, same_bits, trainer
 
 from bytegolf.training.budget import Budget
 from bytegolf.training.loop import Interrupted, Progress, Trainer
@@ -67,13 +67,13 @@ def test_a_run_killed_between_checkpoints_reaches_the_same_bits(
                 assert 0 < toy.step <= kills[index - 1]
             broken_off(toy, after)
         last = resumed(trainer(spec, tmp_path / folder, dtype=dtype))
-        assert same_bits(last.state_dict(), unbroken.state_dict())
+        assert same_bits(outcome(last), outcome(unbroken))
 
 
 def test_a_finished_run_resumes_to_nothing_more(tmp_path: Path) -> None:
     done = finished(trainer(folder=tmp_path))
     again = resumed(trainer(folder=tmp_path))
-    assert same_bits(done.state_dict(), again.state_dict())
+    assert same_bits(outcome(done), outcome(again))
 
 
 def test_a_broken_newest_checkpoint_costs_only_its_steps(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_broken_newest_checkpoint_costs_only_its_steps(tmp_path: Path) -> None
     assert last.checkpoints is not None
     last.load_state_dict(last.checkpoints.load())
     assert last.step == int(before.stem.removeprefix("step-"))
-    assert same_bits(finished(last).state_dict(), unbroken.state_dict())
+    assert same_bits(outcome(finished(last)), outcome(unbroken))
 
 
 def test_a_budget_of_seconds_goes_on_from_the_saved_count(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_processes_killed_by_signals_leave_a_run_that_resumes_to_the_same_bits(t
     last = resumed(toy)
     assert last.step == KILLED_STEPS
     unbroken = finished(trainer(spec, dtype=torch.float32))
-    assert same_bits(last.state_dict(), unbroken.state_dict())
+    assert same_bits(outcome(last), outcome(unbroken))
     # A SIGKILL in the middle of a save may leave its temporary file, never a broken checkpoint.
     assert len(leftovers) <= 1
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

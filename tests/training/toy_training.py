@@ -143,6 +143,21 @@ def weights(toy: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in toy.model.named_parameters()}
 
 
+def outcome(toy: Trainer) -> dict[str, Any]:
+    """All that a finished training leaves, read from its parts and not from what it saves of them."""
+    return {
+        "step": toy.step,
+        "tokens": toy.tokens,
+        "first_loss": toy.first_loss,
+        "weights": weights(toy),
+        "averages": None if toy.average is None else toy.average.averages(),
+        "optimizers": [
+            [list(state.values()) for state in optimizer.state.values()]
+            for optimizer in toy.optimizers.optimizers
+        ],
+    }
+
+
 def same_bits(a: Any, b: Any) -> bool:
     """Whether two nested states hold the same values, tensors bit for bit (seconds aside)."""
     if isinstance(a, torch.Tensor):
