@@ -71,6 +71,39 @@ def choose_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, *, mar
     return fitted.grids
 
 
+def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> None:
+    """Raises `BudgetError` before training if the coarsest grids cannot fit the byte budget.
+
+    Weights are stood in for by normal ones, which a trained matrix resembles when it is coded.
+    """
+    spec = recipe.compression
+    if not isinstance(spec.plan, FitBytes) or spec.budget_bytes is None:
+        return
+    roles = {name: str(role) for name, role in parameter_roles(model).items()}
+    generator = torch.Generator().manual_seed(0)
+    parameters = {
+        name: torch.randn(value.shape, generator=generator) for name, value in model.named_parameters()
+    }
+    matrices = {
+        name: value
+        for name, value in parameters.items()
+        if is_matrix(value, roles[name], spec.passthrough_elements)
+    }
+    fitted = fit(
+        matrices,
+        roles,
+        dict.fromkeys(matrices, 1.0),
+        budget_bytes=spec.budget_bytes,
+        fixed_bytes=_fixed_bytes(parameters, matrices, recipe, prepared),
+        choices=spec.plan.choices,
+    )
+    if not fitted.fits:
+        raise BudgetError(
+            f"compression.budget_bytes={spec.budget_bytes:,} is too small for this model, which needs about "
+            f"{fitted.total_bytes:,} bytes with the coarsest grids; {fitted.remedy}"
+        )
+
+
 def export(
     model: LanguageModel,
     recipe: Recipe,
@@ -88,19 +121,27 @@ def export(
     plan = seen_plan if seen_plan is not None else choose_plan(model, recipe, prepared, margin=0.0)
     parameters = {name: value.detach().float().cpu() for name, value in model.named_parameters()}
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
-    margin = 0.0
-    while True:
+
+    def packed(plan: Plan) -> tuple[Contents, int]:
         compressed = compress_model(parameters, roles, plan, passthrough_elements=spec.passthrough_elements)
         contents = Contents(to_json(recipe), prepared.tokenizer.to_bytes(), compressed, roles, training)
-        excess = pack(contents)[1].total_bytes - (spec.budget_bytes or 0)
-        if spec.budget_bytes is None or excess <= 0 or not isinstance(spec.plan, FitBytes):
-            break
-        margin += 1.1 * excess / spec.budget_bytes
-        plan = choose_plan(model, recipe, prepared, margin=margin)
+        return contents, pack(contents)[1].total_bytes
+
+    contents, size = packed(plan)
+    if isinstance(spec.plan, FitBytes) and spec.budget_bytes is not None:
+        # Sizes were predicted; now that one is known, the prediction's error is taken off the next.
+        margin, tries = 0.0, 0
+        while size > spec.budget_bytes or (seen_plan is None and tries == 0):
+            margin += (size - spec.budget_bytes) / spec.budget_bytes + (0.002 if tries else 0.0)
+            tries += 1
+            other = choose_plan(model, recipe, prepared, margin=margin)
+            other_contents, other_size = packed(other)
+            if size > spec.budget_bytes or size < other_size <= spec.budget_bytes:
+                plan, contents, size = other, other_contents, other_size
     path = folder / "artifact.bg"
     account = write_artifact(path, contents)
     bytes_by_role = dict(account.parts)
-    rows = role_rows(parameters, compressed, roles, plan, bytes_by_role=bytes_by_role)
+    rows = role_rows(parameters, contents.tensors, roles, plan, bytes_by_role=bytes_by_role)
     return Exported(
         path,
         account,

@@ -173,7 +173,12 @@ def _samples(
         display.update("writing samples …")
         if recipe.evaluation.sample_tokens:
             continuation = generate_text(
-                model, prepared.tokenizer, prompt, tokens=recipe.evaluation.sample_tokens, seed=number
+                model,
+                prepared.tokenizer,
+                prompt,
+                tokens=recipe.evaluation.sample_tokens,
+                seed=number,
+                context=recipe.training.length,
             )
             samples.append({"prompt": prompt, "text": continuation})
     return samples

@@ -14,7 +14,7 @@ from bytegolf.environment import describe_environment, seconds_since_start
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
-from bytegolf.export import choose_plan, export
+from bytegolf.export import choose_plan, export, refuse_hopeless_budget
 from bytegolf.files import atomic_write
 from bytegolf.model.spec import LanguageModel
 from bytegolf.outcome import evaluate_run
@@ -90,6 +90,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
     prepared = open_data(recipe, folder, ranks, display)
     recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
     trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
+    refuse_hopeless_budget(trainer.model, recipe, prepared)
     if resume:
         trainer.load_state_dict(Checkpoints(folder / "checkpoint").load())
     trainer.watch = display.training(recipe.training.budget)

@@ -72,7 +72,9 @@ def read_artifact(path: Path) -> Contents:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); give the path of an artifact"
+        ) from error
     try:
         return unpack(data)
     except ArtifactError as error:

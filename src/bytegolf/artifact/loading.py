@@ -9,21 +9,26 @@ import torch
 from bytegolf.artifact.container import Contents, read_artifact
 from bytegolf.compression.compress import dequantize_model
 from bytegolf.compression.grid import Quantized
-from bytegolf.errors import ArtifactError, RecipeError, TokenizerError
+from bytegolf.errors import ArtifactError, BudgetError, RecipeError, TokenizerError
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
+from bytegolf.training.spec import Training
 from bytegolf.tree import from_json
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an artifact holds, ready for use. recipe and training are plain JSON data."""
+    """What an artifact holds, ready for use. recipe and training are plain JSON data.
+
+    context: tokens of a training row, as far back as the model was trained to look.
+    """
 
     model: LanguageModel
     tokenizer: Tokenizer
     recipe: dict[str, Any]
     training: dict[str, Any]
+    context: int
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
@@ -38,8 +43,9 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
     """The model and tokenizer of an artifact's contents; `source` names them in errors."""
     try:
         spec = from_json(Model, contents.recipe.get("model"), "model")
+        context = from_json(Training, contents.recipe.get("training"), "training").length
         tokenizer = tokenizer_from_bytes(contents.tokenizer)
-    except (RecipeError, TokenizerError) as error:
+    except (RecipeError, BudgetError, TokenizerError) as error:
         raise ArtifactError(f"{source} does not describe a model of this version: {error}") from error
     if spec.vocabulary != tokenizer.vocabulary:
         raise ArtifactError(
@@ -61,4 +67,4 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
     model.load_state_dict(dequantize_model(contents.tensors))
     model.to(device)
     model.compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return Loaded(model, tokenizer, contents.recipe, contents.training)
+    return Loaded(model, tokenizer, contents.recipe, contents.training, context)

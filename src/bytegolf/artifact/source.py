@@ -11,12 +11,10 @@ from pathlib import Path
 
 import brotli
 
-import bytegolf
-
 EVALUATION_ROOTS = ("bytegolf.evaluation", "bytegolf.artifact")
 
-_PACKAGE = bytegolf.__name__
-_FOLDER = Path(bytegolf.__file__).parent
+_PACKAGE = __name__.split(".", maxsplit=1)[0]
+_FOLDER = Path(__file__).parents[1]
 
 
 def source_bytes(roots: tuple[str, ...] = EVALUATION_ROOTS) -> int:

@@ -4,7 +4,7 @@ Shapes: N targets of a stream of N + 1 tokens; W windows in a batch, L tokens in
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ class Score:
         return float(self.nats_N.mean())
 
 
-def token_stream(tokenizer: Tokenizer, texts: list[str] | list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def token_stream(tokenizer: Tokenizer, texts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Documents laid end to end: ids (N + 1,) int64 and the offsets of documents' starts.
 
     Each document is opened by bos, and a last bos closes the stream, so that the end of every document

@@ -16,17 +16,16 @@ from bytegolf.tokens.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model with its tokenizer. recipe and training are the plain data of the run that made it."""
+    """A model with its tokenizer. recipe and training are the plain data of the run that made it.
+
+    context: tokens that the model was trained to look back on.
+    """
 
     model: LanguageModel
     tokenizer: Tokenizer
     recipe: dict[str, Any]
     training: dict[str, Any]
-
-    @property
-    def context(self) -> int:
-        """Tokens that the model was trained to look back on."""
-        return int(self.recipe["training"]["length"])
+    context: int
 
     def score(self, text: str | bytes, plan: WindowPlan | None = None) -> Score:
         """How well the model predicts `text`, read as one document.
@@ -35,8 +34,9 @@ class Artifact:
         is the end of the document. Without `plan`, windows of the training length advance by half of it.
         Raises `TextError` for an empty text.
         """
-        plan = plan or PerDocument(self.context, max(1, self.context // 2))
-        ids, starts = token_stream(self.tokenizer, [text] if isinstance(text, str) else [text])
+        if plan is None:
+            plan = PerDocument(self.context, max(1, self.context // 2))
+        ids, starts = token_stream(self.tokenizer, [text])
         return score(self.model, self.tokenizer, ids, starts, plan)
 
     def generate(
@@ -53,12 +53,21 @@ class Artifact:
 
         temperature 0 always takes the likeliest token. seed None draws anew each time.
         """
-        options = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        return generate_text(self.model, self.tokenizer, prompt, **options)
+        return generate_text(
+            self.model,
+            self.tokenizer,
+            prompt,
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            context=self.context,
+        )
 
 
 def open_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
     """See `bytegolf.load`."""
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     loaded = load(Path(path), device="cuda" if on_gpu else "cpu")
-    return Artifact(loaded.model, loaded.tokenizer, loaded.recipe, loaded.training)
+    return Artifact(loaded.model, loaded.tokenizer, loaded.recipe, loaded.training, loaded.context)
