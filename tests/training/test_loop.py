@@ -15,7 +15,8 @@ from toy_training import TRAINING, Clock, changed, finished, same_bits, trainer,
 from bytegolf.errors import BudgetError, DivergedError
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Interrupted, Progress, Trainer
+from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.signals import Interrupted
 
 
 def stepping(toy: Trainer, clock: Clock, seconds: float) -> list[Progress]:

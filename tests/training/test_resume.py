@@ -13,7 +13,8 @@ import torch
 from toy_training import Clock, changed, finished, outcome, same_bits, trainer
 
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Interrupted, Progress, Trainer
+from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.signals import Interrupted
 from bytegolf.training.spec import Training
 
 KILLED_STEPS = 150

@@ -13,8 +13,9 @@ import torch
 from toy_training import Clock, changed, finished, same_bits, trainer
 
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Interrupted, Progress, Trainer
+from bytegolf.training.loop import Progress, Trainer
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.signals import Interrupted
 from bytegolf.training.spec import Training
 
 #: Four rows: each rank's passes hold other rows than those of one process.

@@ -31,7 +31,7 @@ from bytegolf.serving.generate import generate
 from bytegolf.show.network import plan_of
 from bytegolf.show.page import print_plan
 from bytegolf.show.picture import check_format, draw_svg
-from bytegolf.training.loop import Interrupted
+from bytegolf.training.signals import Interrupted
 
 _SHORT = {"text": "text.sources"}
 

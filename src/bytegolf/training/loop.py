@@ -1,13 +1,11 @@
 """The training loop."""
 
 import math
-import signal
 import statistics
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,15 +20,12 @@ from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.record import Record, bits_per_byte
+from bytegolf.training.signals import Interrupted, StopSignals
 from bytegolf.training.spec import Training
 from bytegolf.training.stages import Stages
 
 #: Steps in a row whose loss is above twice the first one's (and one nat) until training counts as lost.
 _DIVERGED_STEPS = 20
-
-
-class Interrupted(Exception):
-    """Training was asked to stop (Ctrl-C or SIGTERM); its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class Trainer:
         # A resumed run knows what a step takes; a fresh one must try. The median of recent steps, because
         # one slow step, such as the first, is no forecast.
         recent = deque([before / self.step] if self.step else [], maxlen=8)
-        with _Signals() as signals, closing(self._prefetch()) as batches:
+        with StopSignals() as signals, closing(self._prefetch()) as batches:
             while True:
                 # Every decision below follows from these two, which are the same on all ranks: one rank
                 # that validates, saves or stops alone would leave the others waiting forever.
@@ -248,29 +243,3 @@ class Trainer:
     def _sync(self) -> None:
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
-
-
-class _Signals:
-    """Turns Ctrl-C and SIGTERM into a flag while the loop runs; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.raised = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._raise)
-            except ValueError:
-                # Only the main thread may listen; elsewhere the caller's handling stays.
-                break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        if self.raised and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.raised = True

@@ -1,0 +1,94 @@
+"""Writes the tables of README.md and benchmarks/README.md from the run records, or checks them.
+
+python benchmarks/tables.py [--check]
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a table is out of date")
+    check = parser.parse_args().check
+    for path, name, table in (
+        (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
+        (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-cpu")),
+        (ROOT / "README.md", "compressors", compressors_table("pocket-cpu")),
+    ):
+        old = path.read_text(encoding="utf-8")
+        new = replaced(old, name, table)
+        if check and new != old:
+            raise SystemExit(
+                f"{path.relative_to(ROOT)}: table {name!r} is out of date; run benchmarks/tables.py"
+            )
+        path.write_text(new, encoding="utf-8")
+
+
+def record(name: str) -> dict[str, Any]:
+    """The result.json of one recorded run."""
+    return json.loads((RESULTS / name / "result.json").read_text(encoding="utf-8"))
+
+
+def runs_table() -> str:
+    """One row for each recorded run and scoring plan."""
+    rows = [
+        "| record | machine | date | seed | training | tokens/s | file bytes | challenge size | scored | "
+        "float | artifact |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*/result.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        machine, training, artifact = run["machine"], run["training"], run["artifact"]
+        hardware = machine["gpu"] or f"{machine['cores']} cores, {machine['cpu']}"
+        floats = {row["plan"]: row["bits_per_byte"] for row in run["scores"] if row["model"] == "float"}
+        for row in run["scores"]:
+            if row["model"] != "artifact":
+                continue
+            plain = floats.get(row["plan"])
+            cells = (
+                f"[{path.parent.name}](results/{path.parent.name})",
+                f"{hardware}, torch {machine['torch']}",
+                run["date"][:10],
+                str(run["seed"]),
+                f"{training['seconds']:.0f} s, {training['tokens']:,} tokens",
+                f"{training['tokens_per_second']:,.0f}",
+                f"{artifact['bytes']:,}",
+                f"{artifact['challenge_bytes']:,}",
+                row["plan"],
+                "" if plain is None else f"{plain:.4f}",
+                f"**{row['bits_per_byte']:.4f}**",
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def compressors_table(name: str) -> str:
+    """The artifact beside classic compressors on the same held-out bytes."""
+    run = record(name)
+    best = min(
+        (row for row in run["scores"] if row["model"] == "artifact"), key=lambda row: row["bits_per_byte"]
+    )
+    rows = ["| | bits per byte |", "|---|---|"]
+    name = f"bytegolf, {run['recipe']}, {run['artifact']['bytes']:,} bytes"
+    rows.append(f"| **{name}** | **{best['bits_per_byte']:.3f}** |")
+    for row in sorted(run["baselines"], key=lambda row: row["bits_per_byte"]):
+        rows.append(f"| {row['name']} | {row['bits_per_byte']:.3f} |")
+    return "\n".join(rows)
+
+
+def replaced(text: str, name: str, table: str) -> str:
+    """`text` with what stands between the markers of `name` replaced by `table`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
+
+
+if __name__ == "__main__":
+    main()
