@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -38,13 +39,14 @@ from bytegolf.tree import from_json, to_json
 _VALIDATION_TOKENS = {"cpu": 16_384, "cuda": 1_048_576}
 
 
-def free_folder(name: str) -> Path:
-    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 … that does not exist."""
+def free_folder(name: str, device: str = "auto") -> Path:
+    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 … that does not exist; the same for every rank."""
     folder, number = Path("runs") / name, 1
     while folder.exists():
         number += 1
         folder = Path("runs") / f"{name}-{number}"
-    return folder
+    # One rank may already have made the folder that another is looking for.
+    return Path(Ranks.start(device).from_lead(str(folder)))
 
 
 def run(
@@ -90,16 +92,16 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
     prepared = open_data(recipe, folder, ranks, display)
     recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
     trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
-    refuse_hopeless_budget(trainer.model, recipe, prepared)
-    if resume:
-        trainer.load_state_dict(Checkpoints(folder / "checkpoint").load())
-    trainer.watch = display.training(recipe.training.budget)
-    if _compiles(recipe, ranks.device):
-        display.update("compiling …")
-        trainer.model.compile_parts()
-    trainer.warm_up()
-    first_step = seconds_since_start()
     try:
+        refuse_hopeless_budget(trainer.model, recipe, prepared)
+        if resume:
+            trainer.load_state_dict(Checkpoints(folder / "checkpoint").load())
+        trainer.watch = display.training(recipe.training.budget)
+        if _compiles(recipe, ranks.device):
+            display.update("compiling …")
+            trainer.model.compile_parts()
+        trainer.warm_up()
+        first_step = seconds_since_start()
         trainer.run()
     finally:
         trainer.record.close()
@@ -266,9 +268,13 @@ def _open_folder(recipe: Recipe, folder: Path, resume: bool, ranks: Ranks) -> Re
 
 @torch.no_grad()
 def _validate(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> tuple[float, float]:
-    """Nats per token and bits per byte on the first held-out tokens, with the weights as they are."""
-    limit = min(prepared.validation.tokens, _VALIDATION_TOKENS[model.device.type])
-    ids = prepared.validation.read(0, limit).astype("int64")
-    starts = prepared.validation.starts
-    result = score(model, prepared.tokenizer, ids, starts[starts < limit], Chunked(recipe.training.length))
+    """Nats per token and bits per byte on evenly spaced held-out documents, with the weights as they are."""
+    store = prepared.validation
+    count = max(1, store.documents * _VALIDATION_TOKENS[model.device.type] // store.tokens)
+    chosen = np.unique(np.linspace(0, store.documents - 1, min(count, store.documents)).astype(int))
+    ends = np.append(store.starts, store.tokens)
+    parts = [store.read(int(ends[i]), int(ends[i + 1])).astype(np.int64) for i in chosen]
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    ids = np.append(np.concatenate(parts), prepared.tokenizer.bos)
+    result = score(model, prepared.tokenizer, ids, starts, Chunked(recipe.training.length))
     return result.nats_per_token, result.bits_per_byte

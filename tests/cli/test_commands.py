@@ -60,7 +60,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def trained(place: Path) -> Path:
     """A finished run of the tiny recipe."""
-    done = bytegolf(place, "train", "tiny.py", "--run", "done", "--model.layers.*.mixer.window", "9")
+    done = bytegolf(place, "train", "tiny.py", "--folder", "done", "--model.layers.*.mixer.window", "9")
     assert done.returncode == 0, done.stderr
     assert "bits/byte" in done.stdout
     assert "done/report.html" in done.stdout
@@ -142,7 +142,7 @@ def test_help_names_every_command_and_a_recipe_s_help_every_setting(
         (["train", "tiny.py", "--text", "latin.txt"], ["latin.txt", "UTF-8"]),
         (["train", "tiny.py", "--text.cut_bytes", "0"], ["one document", "cut_bytes"]),
         (["train", "tiny.py", "--model.vocabulary", "300"], ["300", "257"]),
-        (["train", "tiny.py", "--run", "text.txt/x"], ["text.txt"]),
+        (["train", "tiny.py", "--folder", "text.txt/x"], ["text.txt"]),
         (["train", "tiny.py", "extra"], ["'extra'", "too many"]),
         (["train", "--resume", "absent"], ["absent", "no run folder"]),
         (["train", "tiny.py", "--resume", "x"], ["leave out 'tiny.py'"]),
@@ -197,7 +197,7 @@ def test_a_finished_folder_is_not_trained_over(
     here: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / "recipe.json").read_bytes()
-    assert main(["train", "tiny.py", "--run", "done"]) == 2
+    assert main(["train", "tiny.py", "--folder", "done"]) == 2
     assert_one_line(capsys.readouterr().err, "already holds a run", "--resume")
     assert (trained / "recipe.json").read_bytes() == before
 
@@ -247,7 +247,7 @@ def interrupted(place: Path) -> tuple[int, str, Path]:
     """A run that got Ctrl-C after its first steps: exit code, standard error, folder."""
     folder = place / "stopped"
     process = subprocess.Popen(
-        [*PROGRAM, "train", "tiny.py", "--run", "stopped", "--training.budget.steps", "300"],
+        [*PROGRAM, "train", "tiny.py", "--folder", "stopped", "--training.budget.steps", "300"],
         cwd=place,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -280,7 +280,7 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_leaves_nothing_half_writ
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    done = bytegolf(place, "train", "tiny.py", "--run", "full", preexec_fn=limit)
+    done = bytegolf(place, "train", "tiny.py", "--folder", "full", preexec_fn=limit)
     assert done.returncode == 2
     assert_one_line(done.stderr, "File too large", "another disk")
     left = [path for path in (place / "full").rglob("*") if path.is_file()]

@@ -57,7 +57,7 @@ def train(words: Sequence[str]) -> int:
     if draft is None:
         raise RecipeError("--resume needs the folder of a run")
     changed = draft.build()
-    folder = Path(options.run) if options.run else free_folder(changed.name)
+    folder = Path(options.folder) if options.folder else free_folder(changed.name, options.device)
     return _train(changed, folder, resume=False, device=options.device)
 
 

@@ -20,7 +20,7 @@ class Train:
 
     recipe: _RecipeWord = ""
     """A recipe's name (see `bytegolf recipes`), a .py file with RECIPE, or a run's recipe.json."""
-    run: str = ""
+    folder: str = ""
     """Folder of the run; runs/NAME by default, with a number if that is taken."""
     resume: str = ""
     """Folder of a run to continue from its newest checkpoint, with the recipe it holds."""

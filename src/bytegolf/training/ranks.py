@@ -67,6 +67,14 @@ class Ranks:
         lead_value, raised = message.tolist()
         return lead_value, raised > 0
 
+    def from_lead(self, text: str) -> str:
+        """The lead's `text`, on every rank."""
+        if self.world == 1:
+            return text
+        message = [text]
+        dist.broadcast_object_list(message, src=0)
+        return message[0]
+
     def gather(self, part: Tensor) -> Tensor:
         """Every rank's `part` (P, ...), stacked along the first dimension in rank order: (world · P, ...)."""
         if self.world == 1:

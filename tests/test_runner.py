@@ -1,0 +1,219 @@
+"""Whole runs at toy size: text in, artifact, scores and report out."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bytegolf
+from bytegolf.artifact.container import read_artifact
+from bytegolf.compression.grid import Grid, Quantized, StandardDeviations
+from bytegolf.compression.spec import Compression, FitBytes, FixedBits
+from bytegolf.errors import BudgetError, CheckpointError, RecipeError
+from bytegolf.evaluation.windows import Chunked, Sliding
+from bytegolf.model.attention import Attention
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import Model
+from bytegolf.model.stack import Block
+from bytegolf.recipe import Evaluation, Recipe
+from bytegolf.runner import compress_run, run, saved_recipe, write_json
+from bytegolf.text.spec import Text
+from bytegolf.tokens.spec import Bytes
+from bytegolf.training.budget import Budget
+from bytegolf.training.checkpoint import Checkpoints
+from bytegolf.training.spec import Training
+from bytegolf.tree import to_json
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty documents of sentences that a small model can learn something of."""
+    folder = tmp_path_factory.mktemp("text")
+    draw = random.Random(0)
+    words = ["the", "king", "river", "stone", "went", "down", "and", "saw", "light", "over", "water", "again"]
+    for number in range(40):
+        sentences = [" ".join(draw.choices(words, k=8)).capitalize() + "." for _ in range(12)]
+        (folder / f"{number}.txt").write_text("\n".join(sentences), encoding="utf-8")
+    return folder
+
+
+def toy(text: Path, *, steps: int = 12, **changes: object) -> Recipe:
+    recipe = Recipe(
+        name="toy",
+        text=Text(sources=(str(text),)),
+        tokens=Bytes(),
+        model=Model(width=32, layers=(Block(Attention(heads=2, key_value_heads=1), SquaredMlp(64)),) * 2),
+        training=Training(
+            budget=Budget(steps=steps),
+            rows=8,
+            length=32,
+            forward_rows=8,
+            precision="float32",
+            validate_at=(0.5,),
+        ),
+        compression=Compression(
+            plan=FitBytes(), budget_bytes=22_000, quantization_aware_from=0.5, passthrough_elements=512
+        ),
+        evaluation=Evaluation(plans=(Sliding(32, 16), Chunked(32)), sample_tokens=8, coloured_bytes=500),
+    )
+    return replace(recipe, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    run(toy(text), folder, device="cpu")
+    return folder
+
+
+def test_a_run_leaves_a_folder_that_describes_itself(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "recipe.json",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoint",
+        "artifact.bg",
+        "result.json",
+        "coloured.json",
+        "report.html",
+    }
+    result = json.loads((finished / "result.json").read_text())
+    artifact = result["artifact"]
+    assert artifact["bytes"] == (finished / "artifact.bg").stat().st_size <= 22_000
+    assert sum(part["bytes"] for part in artifact["account"]) == artifact["bytes"]
+    assert result["data"]["validation_bytes"] == result["scores"][0]["bytes"] == result["scores"][2]["bytes"]
+    assert [row["model"] for row in result["scores"]] == ["float", "artifact", "artifact"]
+    assert all(row["bits_per_byte"] < 8.0 for row in result["scores"])
+    events = [json.loads(line)["event"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert events.count("train") == 12
+    assert events.count("validation") == 1
+    assert events.count("stage") == 1
+
+
+def test_the_artifact_holds_what_was_scored(finished: Path, text: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    artifact = bytegolf.load(finished / "artifact.bg", device="cpu")
+    held_out = json.loads((finished / "data" / "validation.jsonl").read_text().splitlines()[0])["text"]
+    coloured = json.loads((finished / "coloured.json").read_text())[0]
+    assert b"".join(bytes.fromhex(piece) for piece, _ in coloured["tokens"]) == held_out.encode()
+    score = artifact.score(held_out, Sliding(32, 16))
+    # The document is first in the scored stream; only its last window looks back further when it is alone.
+    bits = [bits for _, bits in coloured["tokens"]][:-16]
+    assert score.nats_N[: len(bits)] / np.log(2.0) == pytest.approx(bits, abs=1e-3)
+    assert artifact.recipe == json.loads((finished / "recipe.json").read_text()) | {
+        "model": artifact.recipe["model"]
+    }
+    assert artifact.training["steps"] == result["training"]["steps"] == 12
+    assert isinstance(artifact.generate("The king", tokens=4), str)
+
+
+def test_training_saw_the_grids_that_were_stored(finished: Path) -> None:
+    state = Checkpoints(finished / "checkpoint").load()["stages"][0]
+    for row in json.loads((finished / "result.json").read_text())["plan"]:
+        assert state[row["role"]]["bits"] == row["bits"]
+
+
+def test_a_run_goes_on_from_its_checkpoint_stages_included(text: Path, tmp_path: Path) -> None:
+    recipe = toy(text)
+    run(recipe, tmp_path / "whole", device="cpu")
+    # A budget of tokens ends this one after 8 of its 12 steps, and after its quantization-aware stage began.
+    budget = Budget(steps=12, tokens=8 * 32 * 8)
+    run(replace(recipe, training=replace(recipe.training, budget=budget)), tmp_path / "half", device="cpu")
+    assert Checkpoints(tmp_path / "half" / "checkpoint").load()["step"] == 8
+    saved = json.loads((tmp_path / "half" / "recipe.json").read_text())
+    saved["training"]["budget"]["tokens"] = None
+    write_json(tmp_path / "half" / "recipe.json", saved)
+    run(recipe, tmp_path / "half", resume=True, device="cpu")
+    assert Checkpoints(tmp_path / "half" / "checkpoint").load()["step"] == 12
+    events = [json.loads(line) for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "train"] == list(range(1, 13))
+    assert [event["event"] for event in events].count("stage") == 1
+
+
+def test_a_folder_with_a_run_is_not_overwritten(finished: Path, text: Path) -> None:
+    before = (finished / "artifact.bg").read_bytes()
+    with pytest.raises(RecipeError, match="already holds a run"):
+        run(toy(text), finished, device="cpu")
+    assert (finished / "artifact.bg").read_bytes() == before
+
+
+def test_a_hopeless_byte_budget_is_refused_before_training(text: Path, tmp_path: Path) -> None:
+    recipe = toy(text)
+    recipe = replace(recipe, compression=replace(recipe.compression, budget_bytes=3_000))
+    with pytest.raises(BudgetError, match="too small for this model"):
+        run(recipe, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "artifact.bg").exists()
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(text: Path, tmp_path: Path) -> None:
+    recipe = toy(text)
+    recipe = replace(recipe, model=replace(recipe.model, vocabulary=300))
+    with pytest.raises(RecipeError, match="the tokenizer has 257 ids"):
+        run(recipe, tmp_path / "run", device="cpu")
+
+
+def test_a_checkpoint_can_be_compressed_again_under_another_plan(text: Path, tmp_path: Path) -> None:
+    recipe = toy(text)
+    folder = tmp_path / "run"
+    run(recipe, folder, device="cpu")
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    plan = FixedBits(Grid(3, StandardDeviations(4.0)))
+    again = replace(recipe, compression=Compression(plan=plan, passthrough_elements=512))
+    result = compress_run(folder, again, device="cpu")
+    assert {row["bits"] for row in result["plan"]} == {3}
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
+    bits = {
+        t.bits for t in read_artifact(folder / "artifact.bg").tensors.values() if isinstance(t, Quantized)
+    }
+    assert bits == {3}
+
+
+def test_what_is_no_run_folder_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no recipe\.json"):
+        saved_recipe(tmp_path)
+
+
+def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> None:
+    recipe = toy(text, steps=3)
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(to_json(recipe)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "bytegolf", "train", str(path), "--folder", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["training"]["steps"] == 3
+    run(recipe, tmp_path / "alone", device="cpu")
+    ends = [Checkpoints(tmp_path / name / "checkpoint").load()["model"] for name in ("run", "alone")]
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_sigterm_saves_and_resume_goes_on(text: Path, tmp_path: Path) -> None:
+    recipe = toy(text, steps=100_000)
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(to_json(recipe)))
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bytegolf", "train", str(path), "--folder", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_bytes()) > 2000):
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    saved = Checkpoints(folder / "checkpoint").load()
+    assert saved["step"] > 0
