@@ -43,10 +43,17 @@ def print_scores(
         strong = "bold" if row["model"] == "artifact" else ""
         cells = (f"{row['bits_per_byte']:.4f}", f"{row['nats_per_token']:.4f}", f"{row['seconds']:.1f}")
         table.add_row(Text(row["model"], strong), row["plan"], Text(cells[0], strong), *cells[1:])
+    console.print(table, highlight=False)
+    if not baselines:
+        return
+    others = Table(box=None, padding=(0, 2), header_style="dim")
+    others.add_column("classic compressors, same bytes")
+    others.add_column("bits/byte", justify="right")
     for row in baselines:
         bits = row["bits_per_byte"]
-        table.add_row("", Text(row["name"]), "" if bits is None else f"{bits:.4f}", "", "")
-    console.print(table, highlight=False)
+        others.add_row(Text(row["name"]), "" if bits is None else f"{bits:.4f}")
+    console.print()
+    console.print(others, highlight=False)
 
 
 def _plain(text: str) -> str:

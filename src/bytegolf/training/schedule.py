@@ -9,7 +9,8 @@ from bytegolf.errors import RecipeError
 class Schedule:
     """Linear rise over the first `warmup` of the budget, then 1, then a linear fall over the last `warmdown`.
 
-    The fall ends at 0 but never goes below `floor`. All three are shares (0 to 1).
+    The fall ends at 0 but never goes below `floor`. All three are shares (0 to 1); where rise and fall
+    overlap, the smaller of the two counts.
     """
 
     warmup: float = 0.0
@@ -24,8 +25,9 @@ class Schedule:
     def multiplier(self, progress: float) -> float:
         """The factor at `progress` (0 to 1; beyond counts as 1)."""
         progress = min(max(progress, 0.0), 1.0)
+        falling = min(1.0, (1.0 - progress) / self.warmdown) if self.warmdown else 1.0
+        factor = max(falling, self.floor)
         if progress < self.warmup:
             # Half a percent keeps the very first step from being lost.
-            return max(progress / self.warmup, 0.005)
-        falling = (1.0 - progress) / self.warmdown if self.warmdown else 1.0
-        return max(min(1.0, falling), self.floor)
+            return min(factor, max(progress / self.warmup, 0.005))
+        return factor
