@@ -30,7 +30,7 @@ _MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Exported:
-    """An artifact on disk. plan_rows: for the report, one row a role. misses: how many bytes over budget."""
+    """An artifact on disk. plan_rows: for the report, one row a role."""
 
     path: Path
     account: Account

@@ -6,9 +6,10 @@ from typing import Any
 
 from bytegolf.progress import Display
 from bytegolf.recipe import Recipe
-from bytegolf.text.spec import Text, load_text
+from bytegolf.text.readers import source_files
+from bytegolf.text.spec import load_text
 from bytegolf.tokens.shards import Prepared, open_prepared, prepare
-from bytegolf.tokens.spec import build_tokenizer
+from bytegolf.tokens.spec import TokenizerFile, build_tokenizer
 from bytegolf.training.ranks import Ranks
 from bytegolf.tree import to_json
 
@@ -22,8 +23,8 @@ def open_data(recipe: Recipe, folder: Path, ranks: Ranks, display: Display) -> P
     Raises `ShardError` if the folder holds other text, or another tokenizer's tokens.
     """
     where = Path(recipe.prepared) if recipe.prepared else folder / "data"
-    source = _source(recipe)
     if ranks.leads:
+        source = _source(recipe)
         prepared = _reused(where, source)
         if prepared is None:
             display.update("reading text …")
@@ -64,16 +65,17 @@ def _source(recipe: Recipe) -> dict[str, Any]:
     return {
         "text": to_json(recipe.text),
         "tokens": to_json(recipe.tokens),
-        "files": _files(recipe.text),
+        "files": _files(recipe),
     }
 
 
-def _files(text: Text) -> list[list[Any]]:
+def _files(recipe: Recipe) -> list[list[Any]]:
+    """Path, size and time of every file that the tokens depend on."""
+    paths = [path for name in (*recipe.text.sources, *recipe.text.validation) for path in source_files(name)]
+    if isinstance(recipe.tokens, TokenizerFile):
+        paths += source_files(recipe.tokens.path) if recipe.tokens.path != "bytes" else []
     found = []
-    for name in (*text.sources, *text.validation):
-        path = Path(name)
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                status = file.stat()
-                found.append([str(file), status.st_size, status.st_mtime_ns])
+    for path in paths:
+        status = path.stat()
+        found.append([str(path), status.st_size, status.st_mtime_ns])
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from bytegolf.compression.grid import Grid
 from bytegolf.compression.plan import Plan
 from bytegolf.compression.quantization_aware import QuantizationAware
 from bytegolf.environment import describe_environment, seconds_since_start
@@ -165,7 +166,7 @@ def build_trainer(
         quantization = QuantizationAware(
             model,
             recipe.compression.quantization_aware_from,
-            lambda: choose_plan(model, recipe, prepared),
+            lambda: _same_plan(model, recipe, prepared, ranks),
             recipe.compression.passthrough_elements,
         )
     trainer = Trainer(
@@ -182,6 +183,13 @@ def build_trainer(
         validate=lambda: _validate(model, recipe, prepared) if ranks.leads else (0.0, 0.0),
     )
     return trainer, quantization
+
+
+def _same_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Plan:
+    """The lead's choice of grids, on every rank: sums on GPUs may differ in their last bits."""
+    chosen = choose_plan(model, recipe, prepared) if ranks.leads else {}
+    message = ranks.from_lead(json.dumps({role: to_json(grid) for role, grid in chosen.items()}))
+    return {role: from_json(Grid, grid) for role, grid in json.loads(message).items()}
 
 
 def finish(trained: Trained, folder: Path, device: torch.device, display: Display) -> dict[str, Any]:
@@ -206,13 +214,14 @@ def compress_run(
     """Compresses and scores the newest checkpoint of a run again, for example under another plan."""
     ranks = Ranks.start(device)
     display = Display(console)
-    recipe = recipe or saved_recipe(folder)
+    recipe = asked = recipe or saved_recipe(folder)
     with display.line():
         prepared = open_data(recipe, folder, ranks, display)
         recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
         trainer, _ = build_trainer(recipe, prepared, folder, ranks)
         trainer.record.close()
         trainer.record = Record(None)
+        write_json(folder / "recipe.json", to_json(asked))
         # Stages change the model while it trains; only what it learned is wanted here.
         state = Checkpoints(folder / "checkpoint").load()
         trainer.load_state_dict({**state, "stages": []})

@@ -37,3 +37,12 @@ def test_ranks_that_do_not_lead_record_nothing() -> None:
 def test_bits_per_byte() -> None:
     assert bits_per_byte(8 * math.log(2), 4) == 2.0
     assert math.isnan(bits_per_byte(1.0, 0))
+
+
+def test_what_a_killed_run_left_of_its_last_line_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"event": "train", "step": 1}\n{"event": "tra')
+    again = Record(path)
+    again.write("resume", step=1)
+    again.close()
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["train", "resume"]

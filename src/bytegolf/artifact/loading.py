@@ -53,8 +53,12 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
             "it was not written by this program"
         )
     # Built without memory first: a hostile recipe must not make us allocate what its tensors don't hold.
-    with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in spec.build().named_parameters()}
+    try:
+        with torch.device("meta"):
+            shapes = {name: parameter.shape for name, parameter in spec.build().named_parameters()}
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(f"{source} describes a model that cannot be built: {reason}") from error
     found = {
         name: (tensor.ints if isinstance(tensor, Quantized) else tensor).shape
         for name, tensor in contents.tensors.items()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bytegolf.compression.compress import grid_of
 from bytegolf.compression.grid import Grid
@@ -33,7 +34,7 @@ class QuantizationAware:
             for path, module in model.named_modules()
             if isinstance(module, Weight)
         }
-        self._grids: list[tuple[Weight, Grid]] = []
+        self._groups: list[tuple[Grid, list[Weight]]] = []
         self.plan: Plan | None = None
 
     def prepare(self) -> None:
@@ -46,10 +47,13 @@ class QuantizationAware:
 
     @torch.no_grad()
     def after_update(self) -> None:
-        for module, grid in self._grids:
-            assert module.quantized is not None
-            # The values of quantize().dequantize(), without its check, which would stall a GPU.
-            module.quantized.copy_(grid.fake_quantize(module.weight))
+        for grid, modules in self._groups:
+            # Rows have scales of their own, so matrices of one width are one matrix; a GPU would otherwise
+            # spend most of the step on starting small kernels. `quantize` would also make it wait.
+            weights: list[Tensor] = [module.weight for module in modules]
+            values_RC = grid.fake_quantize(torch.cat(weights))
+            slots = [module.quantized for module in modules if module.quantized is not None]
+            torch._foreach_copy_(slots, list(values_RC.split([len(weight) for weight in weights])))
 
     def state_dict(self) -> dict[str, Any]:
         assert self.plan is not None
@@ -65,10 +69,12 @@ class QuantizationAware:
 
     def _begin(self, plan: Plan) -> None:
         self.plan = plan
+        groups: dict[tuple[Grid, int], list[Weight]] = {}
         for name, (module, role) in self._weights.items():
             grid = grid_of(name, module.weight, role, plan, passthrough_elements=self._passthrough)
             if grid is not None:
                 # A tensor of its own: until now the slot may have been the weight itself.
                 module.quantized = module.weight.detach().clone()
-                self._grids.append((module, grid))
+                groups.setdefault((grid, module.weight.shape[1]), []).append(module)
+        self._groups = [(grid, modules) for (grid, _), modules in groups.items()]
         self.after_update()

@@ -55,7 +55,7 @@ def _row(name: str, compressed: bytes, held_out: bytes) -> Baseline:
 
 def _with_dictionary(held_out: bytes, training: bytes, dictionary_bytes: int) -> Baseline:
     raw = training[-dictionary_bytes:]
-    tried = {f"zstd 22 + last {len(raw):,} bytes of training text": _zstd(held_out, raw, trained=False)}
+    tried = {f"zstd 22 + {len(raw):,} bytes of training text": _zstd(held_out, raw, trained=False)}
     trained = _train(training, dictionary_bytes)
     if trained:
         tried[f"zstd 22 + trained dictionary of {len(trained):,} bytes"] = _zstd(

@@ -83,11 +83,12 @@ class Stack(Component):
         return [block for block in self.blocks if isinstance(block, BlockLayer)]
 
     def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
-        x0_BTD = x_BTD
+        # Views are tensor objects of their own: code called with one object twice is compiled again.
+        x0_BTD = x_BTD.view_as(x_BTD)
         stored: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if index >= self.storing and stored:
-                x_BTD = self.merge(x_BTD, stored.pop(), self.skip_ND[index - self.storing])
+                x_BTD = self.merge(x_BTD.view_as(x_BTD), stored.pop(), self.skip_ND[index - self.storing])
             x_BTD = block(x_BTD, x0_BTD, stream)
             if index < self.storing:
                 stored.append(x_BTD)

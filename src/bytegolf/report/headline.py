@@ -8,11 +8,11 @@ from bytegolf.report.markup import Html, count, decimals, duration, escape, join
 from bytegolf.report.run_folder import Run, find, number, rows
 
 
-def best_score(result: Any) -> Mapping[str, Any] | None:
-    """The lowest bits per byte of the artifact; of the float model where the artifact was not scored."""
+def headline_score(result: Any) -> Mapping[str, Any] | None:
+    """The artifact's score under the recipe's first plan; the float model's where it was not scored."""
     scored = [row for row in rows(result, "scores") if number(row, "bits_per_byte") is not None]
     artifact = [row for row in scored if row.get("model") == "artifact"]
-    return min(artifact or scored, key=lambda row: number(row, "bits_per_byte") or 0.0, default=None)
+    return next(iter(artifact or scored), None)
 
 
 def title(run: Run) -> str:
@@ -51,7 +51,7 @@ def figures(run: Run) -> Html:
 
 def summary(run: Run) -> Html:
     """The score as a sentence: what the text would take, beside the best classic compressor."""
-    score = best_score(run.result)
+    score = headline_score(run.result)
     bits, size = number(score, "bits_per_byte"), number(score, "bytes")
     if bits is None or not size:
         return tag(
@@ -59,10 +59,11 @@ def summary(run: Run) -> Html:
         )
     coded = bits * size / 8
     sentence = f"At this score {count(size)} bytes of unseen text come to {count(coded)} bytes"
-    others = [row for row in rows(run.result, "baselines") if number(row, "bytes")]
+    # In bits per byte, because of a long text the compressors were given only a part.
+    others = [row for row in rows(run.result, "baselines") if number(row, "bits_per_byte")]
     if others:
-        other = min(others, key=lambda row: number(row, "bytes") or 0.0)
-        ratio = coded / (number(other, "bytes") or 1.0)
+        other = min(others, key=lambda row: number(row, "bits_per_byte") or 0.0)
+        ratio = bits / (number(other, "bits_per_byte") or 1.0)
         compared = "less" if ratio <= 1 else "more"
         best = f"the best classic compressor tried ({other.get('name', '')})"
         sentence += f", {percent(abs(1 - ratio))} {compared} than with {best}"
@@ -70,7 +71,7 @@ def summary(run: Run) -> Html:
 
 
 def _score(run: Run) -> Html:
-    score = best_score(run.result)
+    score = headline_score(run.result)
     if score is not None:
         small = f"held-out text, {score.get('plan', '')}, {score.get('model', '')}"
         return _figure(decimals(number(score, "bits_per_byte"), 4), "bits per byte", small, lead=True)

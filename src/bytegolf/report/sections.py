@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bytegolf.report.headline import best_score, date
+from bytegolf.report.headline import date, headline_score
 from bytegolf.report.heat import documents, legend
 from bytegolf.report.markup import Html, count, decimals, escape, join, pairs, percent, table, tag
 from bytegolf.report.recipe_tree import tree
@@ -95,7 +95,7 @@ def _clip(value: Any) -> str:
 
 def comparison(run: Run) -> Html:
     """The artifact beside the classic compressors, in bits per byte of the same held-out text."""
-    score = best_score(run.result)
+    score = headline_score(run.result)
     own, size = number(score, "bits_per_byte"), number(score, "bytes")
     baselines = rows(run.result, "baselines")
     if own is None or not baselines:
@@ -118,6 +118,9 @@ def comparison(run: Run) -> Html:
     longest = max(bits for _, bits, _, _ in lines) or 1.0
     items = [_bar(*line, share=line[1] / longest) for line in sorted(lines, key=lambda line: line[1])]
     note = "Bytes of the coded text. Neither the model's file nor a compressor's dictionary is counted."
+    read = [8 * (number(r, "bytes") or 0.0) / (number(r, "bits_per_byte") or 1.0) for r in baselines]
+    if size and max(read) < 0.99 * size:
+        note += f" The compressors were given the first {count(max(read))} of {count(size)} bytes."
     if absent:
         note += f" Not measured: {', '.join(absent)}."
     return join([tag("ul", *items, class_="bars"), tag("p", note, class_="note")])

@@ -55,6 +55,13 @@ def _read_source(source: str, field: str, cut_bytes: int) -> Iterator[Document]:
             yield from _read_file(path, name, field, cut_bytes, explicit)
 
 
+def source_files(source: str) -> list[Path]:
+    """The files that a source stands for; none for the built-in texts and for the Hub."""
+    if source in ("kjv", "python") or source.startswith(_HUB_PREFIX):
+        return []
+    return [path for path, _, _ in _files(source)]
+
+
 def _files(source: str) -> list[tuple[Path, str, bool]]:
     """(path, name for ids, whether the user named this very file)."""
     path = Path(source).expanduser()

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bytegolf.errors import RecipeError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -27,6 +29,8 @@ class Ranks:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        if on_gpu and not torch.cuda.is_available():
+            raise RecipeError("device is cuda, but torch finds no CUDA GPU here; use auto or cpu")
         chosen = torch.device("cuda", local) if on_gpu else torch.device("cpu")
         if on_gpu:
             torch.cuda.set_device(chosen)

@@ -17,6 +17,8 @@ class Record:
 
     def __init__(self, path: Path | None) -> None:
         """`path` None records nothing (ranks that do not lead)."""
+        if path is not None:
+            _end_with_a_line(path)
         self._file = None if path is None else path.open("a", encoding="utf-8")
 
     def write(self, event: str, **values: Any) -> None:
@@ -31,3 +33,14 @@ class Record:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
+
+
+def _end_with_a_line(path: Path) -> None:
+    """Cuts off what a killed run left of its last line."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
