@@ -225,3 +225,9 @@ def test_the_import_check_allows(module: str, source: str) -> None:
 def test_the_environment_check_knows_the_usual_spellings() -> None:
     source = "import os\nos.environ['A']\nos.getenv('A')\nfrom os import environ as e\n"
     assert reads_environment(source) == [2, 3, 4]
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by their base names; two alike break the collection of one."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
