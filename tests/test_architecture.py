@@ -23,8 +23,8 @@ ORDER = (
     "compression",
     "artifact",
 )
-ORDER += ("evaluation", "serving", "report", "environment", "progress", "recipe", "recipes")
-ORDER += ("prepared", "export", "outcome", "runner", "doctor", "show", "cli", "__main__")
+ORDER += ("evaluation", "serving", "report", "recipe", "recipes", "running", "runner")
+ORDER += ("doctor", "show", "cli", "__main__")
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 READS_ENVIRONMENT = "training/ranks.py"

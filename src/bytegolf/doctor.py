@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bytegolf.environment import describe_environment
 from bytegolf.runner import compute_dtype
+from bytegolf.running.environment import describe_environment
 
 
 @dataclass(frozen=True)

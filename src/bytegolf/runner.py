@@ -12,18 +12,18 @@ from rich.console import Console
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.plan import Plan
 from bytegolf.compression.quantization_aware import QuantizationAware
-from bytegolf.environment import describe_environment, seconds_since_start
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
-from bytegolf.export import choose_plan, export, refuse_hopeless_budget
 from bytegolf.files import atomic_write
 from bytegolf.model.spec import LanguageModel
-from bytegolf.outcome import evaluate_run
-from bytegolf.prepared import open_data
-from bytegolf.progress import Display
 from bytegolf.recipe import Recipe
 from bytegolf.report.page import write_report
+from bytegolf.running.environment import describe_environment, seconds_since_start
+from bytegolf.running.export import choose_plan, export, refuse_hopeless_budget
+from bytegolf.running.outcome import evaluate_run
+from bytegolf.running.prepared import open_data
+from bytegolf.running.progress import Display
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.shards import Prepared
 from bytegolf.training.averaging import MovingAverage

@@ -21,11 +21,11 @@ from bytegolf.cli.recipe_files import built_in, find_recipe
 from bytegolf.cli.summary import print_scores, print_summary
 from bytegolf.doctor import diagnose, print_diagnosis
 from bytegolf.errors import RecipeError
-from bytegolf.outcome import evaluate_artifact
-from bytegolf.progress import Display
 from bytegolf.recipe import Recipe
 from bytegolf.report.page import write_report
 from bytegolf.runner import compress_run, free_folder, run, saved_recipe
+from bytegolf.running.outcome import evaluate_artifact
+from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import open_artifact
 from bytegolf.serving.generate import generate
 from bytegolf.show.network import plan_of

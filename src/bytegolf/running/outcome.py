@@ -10,14 +10,14 @@ import torch
 
 from bytegolf.artifact.loading import load
 from bytegolf.artifact.source import source_bytes
-from bytegolf.environment import describe_environment
 from bytegolf.evaluation.bits import Score, score, token_stream
 from bytegolf.evaluation.compressors import baselines
 from bytegolf.evaluation.windows import WindowPlan
-from bytegolf.export import Exported
 from bytegolf.model.spec import LanguageModel
-from bytegolf.progress import Display
 from bytegolf.recipe import Recipe
+from bytegolf.running.environment import describe_environment
+from bytegolf.running.export import Exported
+from bytegolf.running.progress import Display
 from bytegolf.serving.generate import text as generate_text
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.shards import Prepared

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bytegolf.progress import Display
 from bytegolf.recipe import Recipe
+from bytegolf.running.progress import Display
 from bytegolf.text.readers import source_files
 from bytegolf.text.spec import load_text
 from bytegolf.tokens.shards import Prepared, open_prepared, prepare

@@ -37,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
 
 def source_hash() -> str:
     """SHA-256 over the package's Python files, names and contents, in sorted order."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
