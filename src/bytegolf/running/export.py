@@ -50,11 +50,7 @@ def choose_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, *, mar
     assert spec.budget_bytes is not None
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
     parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    matrices = {
-        name: value
-        for name, value in parameters.items()
-        if is_matrix(value, roles[name], spec.passthrough_elements)
-    }
+    matrices = _matrices(parameters, roles, recipe)
     fitted = fit(
         matrices,
         roles,
@@ -66,7 +62,7 @@ def choose_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, *, mar
     if not fitted.fits:
         raise BudgetError(
             f"compression.budget_bytes={spec.budget_bytes:,} is missed by {fitted.miss_bytes:,} bytes "
-            f"with the coarsest grids; {fitted.remedy}"
+            f"with the coarsest grids; {fitted.remedy} (then: bytegolf compress FOLDER)"
         )
     return fitted.grids
 
@@ -84,11 +80,7 @@ def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepa
     parameters = {
         name: torch.randn(value.shape, generator=generator) for name, value in model.named_parameters()
     }
-    matrices = {
-        name: value
-        for name, value in parameters.items()
-        if is_matrix(value, roles[name], spec.passthrough_elements)
-    }
+    matrices = _matrices(parameters, roles, recipe)
     fitted = fit(
         matrices,
         roles,
@@ -159,6 +151,12 @@ def export(
             for row in rows
         ],
     )
+
+
+def _matrices(parameters: dict[str, Tensor], roles: dict[str, str], recipe: Recipe) -> dict[str, Tensor]:
+    """Those parameters that go on grids."""
+    least = recipe.compression.passthrough_elements
+    return {name: value for name, value in parameters.items() if is_matrix(value, roles[name], least)}
 
 
 def _fixed_bytes(
