@@ -12,6 +12,7 @@ import pytest
 import torch
 from toy_training import Clock, changed, finished, outcome, same_bits, trainer
 
+from bytegolf.errors import CheckpointError
 from bytegolf.training.budget import Budget
 from bytegolf.training.loop import Progress, Trainer
 from bytegolf.training.signals import Interrupted
@@ -75,6 +76,17 @@ def test_a_finished_run_resumes_to_nothing_more(tmp_path: Path) -> None:
     done = finished(trainer(folder=tmp_path))
     again = resumed(trainer(folder=tmp_path))
     assert same_bits(outcome(done), outcome(again))
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = finished(trainer(folder=tmp_path))
+    assert done.checkpoints is not None
+    state = done.checkpoints.load()
+    name = next(iter(state["model"]))
+    state["model"][name] = state["model"][name][:-1]
+    with pytest.raises(CheckpointError, match="does not fit this recipe") as caught:
+        trainer().load_state_dict(state)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_broken_newest_checkpoint_costs_only_its_steps(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bytegolf.errors import BudgetError, DivergedError
+from bytegolf.errors import BudgetError, CheckpointError, DivergedError
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.batches import Batch, PackedBatches
 from bytegolf.training.averaging import MovingAverage
@@ -182,14 +182,21 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.first_loss, self.high_steps = state["first_loss"], state["high_steps"]
-        self.stopwatch.restore(state["seconds"])
-        self.model.load_state_dict(state["model"])
-        self.optimizers.load_state_dict(state["optimizers"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.stages.restore(state["stages"])
+        """Continues from `state_dict`. Raises `CheckpointError` if it belongs to another recipe."""
+        try:
+            self.step, self.tokens = state["step"], state["tokens"]
+            self.first_loss, self.high_steps = state["first_loss"], state["high_steps"]
+            self.stopwatch.restore(state["seconds"])
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizers"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.stages.restore(state["stages"])
+        except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                "the checkpoint does not fit this recipe; put recipe.json back as it was, or start a new run "
+                f"({str(error).partition(chr(10))[0]})"
+            ) from error
         self.record.write("resume", step=self.step, seconds=self.stopwatch.seconds)
 
     def _prefetch(self) -> Generator[Batch, None, None]:
