@@ -1,6 +1,7 @@
 """What a run achieved: scores of the artifact as loaded from its file, beside classic compressors."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from bytegolf.running.environment import describe_environment
 from bytegolf.running.export import Exported
 from bytegolf.running.progress import Display
 from bytegolf.serving.generate import text as generate_text
+from bytegolf.text.documents import Document
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.shards import Prepared
+from bytegolf.tokens.tokenizer import Tokenizer
+from bytegolf.training.ranks import chosen_device
 
 #: Held-out text beyond this is not given to the classic compressors: brotli needs a second for each 600 kB.
 _COMPRESSED_BYTES = 8_000_000
@@ -46,7 +50,8 @@ def evaluate_run(
 ) -> Outcome:
     """Scores the float model under the headline plan, the artifact under every plan, and writes samples."""
     loaded = load(exported.path, device=device)
-    texts = [document.text for document in prepared.validation_documents()]
+    documents = prepared.validation_documents()
+    texts = [document.text for document in documents]
     ids, starts = token_stream(prepared.tokenizer, texts)
     scores = []
     coloured: list[dict[str, Any]] = []
@@ -61,24 +66,17 @@ def evaluate_run(
             scores.append(_row(name, result))
             display.say(f"scored   {result.bits_per_byte:.4f} bits/byte  {name}, {plan.name}")
             if name == "artifact" and not coloured:
-                coloured = _coloured(prepared, ids, starts, result, recipe.evaluation.coloured_bytes)
+                coloured = _coloured(
+                    documents, prepared.tokenizer, ids, starts, result, recipe.evaluation.coloured_bytes
+                )
     samples = _samples(loaded.model, recipe, prepared, display)
     display.update("classic compressors …")
     held_out = "".join(texts).encode()
-    source = source_bytes()
     summary = {
         "recipe": recipe.name,
         "seed": recipe.training.seed,
         "machine": describe_environment(),
-        "artifact": {
-            "path": str(exported.path),
-            "bytes": exported.account.total_bytes,
-            "sha256": exported.sha256,
-            "challenge_bytes": exported.account.challenge_bytes(source),
-            "source_bytes": source,
-            "budget_bytes": recipe.compression.budget_bytes,
-            "account": [{"part": part, "bytes": size} for part, size in exported.account.parts],
-        },
+        "artifact": _artifact(exported, recipe),
         "training": training,
         "data": _data(prepared),
         "scores": scores,
@@ -108,8 +106,7 @@ def evaluate_artifact(
     display: Display,
 ) -> list[dict[str, Any]]:
     """Scores an artifact on any text; rows as in result.json's scores."""
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    loaded = load(path, device="cuda" if on_gpu else "cpu")
+    loaded = load(path, device=chosen_device(device))
     documents = list(read_documents(sources, field=field, cut_bytes=cut_bytes))
     ids, starts = token_stream(loaded.tokenizer, [document.text for document in documents])
     rows = []
@@ -131,6 +128,20 @@ def _row(model: str, result: Score) -> dict[str, Any]:
     }
 
 
+def _artifact(exported: Exported, recipe: Recipe) -> dict[str, Any]:
+    """The file in both sizes, and what its bytes are."""
+    source = source_bytes()
+    return {
+        "path": str(exported.path),
+        "bytes": exported.account.total_bytes,
+        "sha256": exported.sha256,
+        "challenge_bytes": exported.account.challenge_bytes(source),
+        "source_bytes": source,
+        "budget_bytes": recipe.compression.budget_bytes,
+        "account": [{"part": part, "bytes": size} for part, size in exported.account.parts],
+    }
+
+
 def _data(prepared: Prepared) -> dict[str, Any]:
     splits = {"training": prepared.training, "validation": prepared.validation}
     counts = {
@@ -147,11 +158,15 @@ def _data(prepared: Prepared) -> dict[str, Any]:
 
 
 def _coloured(
-    prepared: Prepared, ids: np.ndarray, starts: np.ndarray, result: Score, limit: int
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    result: Score,
+    limit: int,
 ) -> list[dict[str, Any]]:
     """Whole held-out documents from the first on, until `limit` bytes; at least one."""
-    names = [document.id for document in prepared.validation_documents()]
-    pieces = prepared.tokenizer.token_bytes
+    pieces = tokenizer.token_bytes
     shown, used = [], 0
     borders = [*starts.tolist(), len(ids) - 1]
     for number, (first, last) in enumerate(itertools.pairwise(borders)):
@@ -160,7 +175,7 @@ def _coloured(
         # Target i is token i + 1; the document's last target is its end, which shows nothing.
         tokens = [[pieces[ids[i + 1]].hex(), float(result.nats_N[i]) / _LN2] for i in range(first, last - 1)]
         tokens = tokens[: max(200, limit)]
-        shown.append({"id": names[number], "tokens": tokens})
+        shown.append({"id": documents[number].id, "tokens": tokens})
         used += int(result.bytes_N[first:last].sum())
     return shown
 

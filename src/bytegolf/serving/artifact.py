@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bytegolf.artifact.loading import load
 from bytegolf.evaluation.bits import Score, score, token_stream
 from bytegolf.evaluation.windows import PerDocument, WindowPlan
 from bytegolf.model.spec import LanguageModel
 from bytegolf.serving.generate import text as generate_text
 from bytegolf.tokens.tokenizer import Tokenizer
+from bytegolf.training.ranks import chosen_device
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,5 @@ class Artifact:
 
 def open_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
     """See `bytegolf.load`."""
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    loaded = load(Path(path), device="cuda" if on_gpu else "cpu")
+    loaded = load(Path(path), device=chosen_device(device))
     return Artifact(loaded.model, loaded.tokenizer, loaded.recipe, loaded.training, loaded.context)

@@ -21,6 +21,7 @@ from bytegolf.show.artifact_bytes import ArtifactPlan, artifact_plan
 from bytegolf.tokens.spec import Bytes, SentencePiece, TokenizerFile
 from bytegolf.tokens.tokenizer import ByteTokenizer, load_tokenizer
 from bytegolf.training.muon import Muon
+from bytegolf.training.ranks import chosen_device
 
 #: A piece of a trained table takes 1.6 to 3.1 bytes (512 to 8,192 pieces of the King James Bible).
 _TABLE_BYTES_PER_PIECE = 3.0
@@ -76,7 +77,7 @@ def plan_of(
     """
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise RecipeError(f"tokens_per_second={tokens_per_second}; give a positive number")
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or chosen_device("auto")
     vocabulary, table_bytes, tokenizer = _tokenizer(recipe)
     recipe = recipe.with_vocabulary(vocabulary)
     with torch.device("meta"):

@@ -15,6 +15,18 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 
 
+def chosen_device(name: str, index: int = 0) -> torch.device:
+    """The device that auto, cpu or cuda stands for here: auto takes a GPU if there is one.
+
+    Raises `RecipeError` for cuda where torch finds none.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RecipeError("device is cuda, but torch finds no CUDA GPU here; use auto or cpu")
+    return torch.device("cuda", index)
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all: `rank` of `world`, computing on `device`."""
@@ -28,10 +40,8 @@ class Ranks:
         """Joins the processes that torchrun started, or stands alone. `device`: auto, cpu or cuda."""
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        if on_gpu and not torch.cuda.is_available():
-            raise RecipeError("device is cuda, but torch finds no CUDA GPU here; use auto or cpu")
-        chosen = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+        chosen = chosen_device(device, local)
+        on_gpu = chosen.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(chosen)
         if world > 1 and not dist.is_initialized():
