@@ -27,6 +27,7 @@ def test_changing_an_id_leaves_every_earlier_score_alone(spec: Model, dtype: tor
     ids, starts = packed(2, LENGTH, seed=1, share=0.05)
     starts[:, -4:] = False
     nats, logs = scores(model, ids, starts)
+    moved = 0
     for place in (1, 2, 9, LENGTH):
         changed = ids.clone()
         changed[0, place] = (changed[0, place] + 1 + place) % VOCABULARY
@@ -38,9 +39,11 @@ def test_changing_an_id_leaves_every_earlier_score_alone(spec: Model, dtype: tor
         assert torch.equal(new_logs[0, :place], logs[0, :place])
         assert torch.equal(new_nats[1], nats[1])
         assert torch.equal(new_logs[1], logs[1])
-        assert new_nats[0, place - 1] != nats[0, place - 1]
+        moved += int(new_nats[0, place - 1] != nats[0, place - 1])
         if place < LENGTH:
             assert not torch.equal(new_logs[0, place], logs[0, place])
+    # Two ids may have the same logit in 16 bits, so not every place need show that the score itself moves.
+    assert moved >= 3
 
 
 @EVERY_SPEC

@@ -133,7 +133,7 @@ def test_projections_back_into_the_residual_start_at_zero_and_others_do_not() ->
     layers = [module for module in model.build().modules() if isinstance(module, Linear)]
     assert len(layers) == 4 + 2 + 4 + 3
     for layer in layers:
-        (role,) = layer.roles.values()
+        role = layer.roles["weight"]
         if role in (Role.ATTENTION_OUT, Role.MLP_DOWN):
             assert not layer.weight.any()
         else:

@@ -59,25 +59,27 @@ def attention(layer: AttentionLayer, xs: list[Tensor], documents: list[int]) -> 
             ks = [rotated(normalized(keys[s][g]), s, spec) for s in visible]
             weights = torch.softmax(torch.stack([q @ k / math.sqrt(size) for k in ks]), 0)
             heads.append(sum(w * values[s][g] for w, s in zip(weights, visible, strict=True)))
-        outputs.append(layer.out.weight @ torch.cat(heads))
+        outputs.append(layer.out.scale_D * (layer.out.weight @ torch.cat(heads)))
     return outputs
 
 
 def mlp(layer: torch.nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, SwiGluLayer):
         gate = layer.gate.weight @ x
-        return layer.down.weight @ (gate / (1 + torch.exp(-gate)) * (layer.up.weight @ x))
+        return layer.down.scale_D * (
+            layer.down.weight @ (gate / (1 + torch.exp(-gate)) * (layer.up.weight @ x))
+        )
     assert isinstance(layer, SquaredMlpLayer)
     h = layer.up.weight @ x
-    return layer.down.weight @ torch.where(h > 0, h**2, (layer.slope * h) ** 2)
+    return layer.down.scale_D * (layer.down.weight @ torch.where(h > 0, h**2, (layer.slope * h) ** 2))
 
 
 def block(layer: BlockLayer, xs: list[Tensor], x0s: list[Tensor], documents: list[int]) -> list[Tensor]:
     mix = layer.residual_mix_2D
     xs = [mix[0] * x + mix[1] * x0 for x, x0 in zip(xs, x0s, strict=True)]
     mixed = attention(layer.mixer, [normalized(x) for x in xs], documents)
-    xs = [x + layer.mixer_scale_D * y for x, y in zip(xs, mixed, strict=True)]
-    return [x + layer.mlp_scale_D * mlp(layer.mlp, normalized(x)) for x in xs]
+    xs = [x + y for x, y in zip(xs, mixed, strict=True)]
+    return [x + mlp(layer.mlp, normalized(x)) for x in xs]
 
 
 def log_probabilities(model: LanguageModel, ids: list[int], documents: list[int]) -> Tensor:

@@ -47,7 +47,17 @@ class FittedPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class _Measured:
+    """One matrix on one grid: bytes, and squared error summed over its weights."""
+
+    size: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Cost:
+    """One role on one grid: bytes, and predicted loss increase."""
+
     size: float
     loss: float
 
@@ -88,16 +98,23 @@ def fit(
     """The grid of each role that minimizes predicted loss within `budget_bytes`.
 
     `tensors` are the matrices to quantize (see `is_matrix`), `roles` and `sensitivities` have their names;
-    `fixed_bytes` is all else in the file: header, tokenizer, pass-through tensors, checksum.
+    `fixed_bytes` is all else in the file: header, tokenizer, pass-through tensors, checksum. A tensor that
+    stands under several names is measured once.
     """
     if not choices:
         raise RecipeError("no grid to choose from; give one or more")
     names: dict[str, list[str]] = {}
     for name in tensors:
         names.setdefault(str(roles[name]), []).append(name)
+    measured = {
+        (id(tensor), grid): _measure(tensor, grid) for tensor in _distinct(tensors) for grid in choices
+    }
     costs = {
         role: [
-            _role_cost([tensors[name] for name in members], [sensitivities[n] for n in members], grid)
+            _Cost(
+                size=sum(measured[id(tensors[name]), grid].size for name in members),
+                loss=sum(sensitivities[name] * measured[id(tensors[name]), grid].error for name in members),
+            )
             for grid in choices
         ]
         for role, members in names.items()
@@ -121,16 +138,17 @@ def fit(
     )
 
 
-def _role_cost(tensors: Sequence[Tensor], sensitivities: Sequence[float], grid: Grid) -> _Cost:
-    size = loss = 0.0
-    for tensor, sensitivity in zip(tensors, sensitivities, strict=True):
-        sampled = _sampled_rows(tensor)
-        share = sampled.shape[0] / tensor.shape[0]
-        quantized = grid.quantize(sampled)
-        size += (estimate_bytes(quantized) - TENSOR_OVERHEAD_BYTES) / share + TENSOR_OVERHEAD_BYTES
-        error = float((sampled.detach().float() - quantized.dequantize()).square().sum())
-        loss += sensitivity * error / share
-    return _Cost(size, loss)
+def _distinct(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors.values()}.values())
+
+
+def _measure(tensor: Tensor, grid: Grid) -> _Measured:
+    sampled = _sampled_rows(tensor)
+    share = sampled.shape[0] / tensor.shape[0]
+    quantized = grid.quantize(sampled)
+    size = (estimate_bytes(quantized) - TENSOR_OVERHEAD_BYTES) / share + TENSOR_OVERHEAD_BYTES
+    error = float((sampled.detach().float() - quantized.dequantize()).square().sum())
+    return _Measured(size, error / share)
 
 
 def _sampled_rows(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 from bytegolf.kernels.attention import attend
 from bytegolf.kernels.rms_norm import rms_norm
-from bytegolf.model.linear import Linear, joint
+from bytegolf.model.linear import Linear, ResidualLinear, joint
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.rotary import Rotary, rotate
 from bytegolf.model.stream import Stream
@@ -57,7 +57,7 @@ class Attention:
 
 
 class AttentionLayer(Component):
-    """y = W_o · attend(gain · rope(norm(W_q x)), rope(norm(W_k x)), W_v x); starts at zero output."""
+    """y = s ⊙ W_o · attend(gain · rope(norm(W_q x)), rope(norm(W_k x)), W_v x); starts at zero output."""
 
     def __init__(self, spec: Attention, width: int, key: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class AttentionLayer(Component):
         self.query = Linear(width, inner, Role.ATTENTION_QUERY)
         self.keys = Linear(width, shared, Role.ATTENTION_KEY)
         self.values = Linear(width, shared, Role.ATTENTION_VALUE)
-        self.out = Linear(inner, width, Role.ATTENTION_OUT, zero=True)
+        self.out = ResidualLinear(inner, width, Role.ATTENTION_OUT)
         self.gain_H = self.parameter("gain_H", torch.full((spec.heads,), spec.query_gain), Role.SCALAR)
         self.rotary = Rotary(self.head_width, rotated, spec.rotary_base)
 

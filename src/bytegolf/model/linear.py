@@ -38,18 +38,35 @@ class Weight(Component):
 class Linear(Weight):
     """y = x Wᵀ without bias; W is (out, in), kept in the parameter's own precision and cast to x's for use.
 
-    `zero` starts W at zero (projections back into the residual stream, so that every block starts as the
-    identity); otherwise W is uniform in ±1/sqrt(in).
+    W starts uniform in ±1/sqrt(in).
     """
 
-    def __init__(self, inputs: int, outputs: int, role: Role, *, zero: bool = False) -> None:
-        bound = 0.0 if zero else inputs**-0.5
+    def __init__(self, inputs: int, outputs: int, role: Role) -> None:
+        bound = inputs**-0.5
         super().__init__(torch.empty(outputs, inputs).uniform_(-bound, bound), role)
         self.adapter: Adapter | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.nn.functional.linear(x, self.used_weight().to(x.dtype))
         return y if self.adapter is None else y + self.adapter(x)
+
+
+class ResidualLinear(Linear):
+    """y = s ⊙ (x Wᵀ): the projection back into the residual stream, with a learned factor per channel.
+
+    W starts at zero, so that every block starts as the identity; s starts at 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, role: Role) -> None:
+        super().__init__(inputs, outputs, role)
+        torch.nn.init.zeros_(self.weight)
+        self.scale_D = self.parameter("scale_D", torch.ones(outputs), Role.SCALAR)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The factor goes onto the weight, not onto the product: its gradient is then a sum over the matrix,
+        # and the unscaled product, as large as the residual stream, is neither kept nor read again.
+        y = torch.nn.functional.linear(x, (self.scale_D[:, None] * self.used_weight()).to(x.dtype))
+        return y if self.adapter is None else y + self.scale_D.to(y.dtype) * self.adapter(x)
 
 
 def joint(x: Tensor, *projections: Linear) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.model.linear import Linear
+from bytegolf.model.linear import Linear, ResidualLinear
 from bytegolf.model.roles import Component, Role
 
 
@@ -41,7 +41,7 @@ class SquaredMlpLayer(Component):
         super().__init__()
         self.slope = spec.slope
         self.up = Linear(width, spec.hidden, Role.MLP_UP)
-        self.down = Linear(spec.hidden, width, Role.MLP_DOWN, zero=True)
+        self.down = ResidualLinear(spec.hidden, width, Role.MLP_DOWN)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(torch.nn.functional.leaky_relu(self.up(x_BTD), self.slope).square())
@@ -65,7 +65,7 @@ class SwiGluLayer(Component):
         super().__init__()
         self.gate = Linear(width, spec.hidden, Role.MLP_UP)
         self.up = Linear(width, spec.hidden, Role.MLP_UP)
-        self.down = Linear(spec.hidden, width, Role.MLP_DOWN, zero=True)
+        self.down = ResidualLinear(spec.hidden, width, Role.MLP_DOWN)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(torch.nn.functional.silu(self.gate(x_BTD)) * self.up(x_BTD))

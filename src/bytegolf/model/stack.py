@@ -30,9 +30,10 @@ class Block:
 
 
 class BlockLayer(Component):
-    """x ← m₀ x + m₁ x₀;  x ← x + a · mixer(norm(x));  x ← x + b · mlp(norm(x)).
+    """x ← m₀ x + m₁ x₀;  x ← x + mixer(norm(x));  x ← x + mlp(norm(x)).
 
-    m₀, m₁, a, b are learned per channel and start at 1, 0, 1, 1; x₀ is the normalized embedding.
+    m₀, m₁ are learned per channel and start at 1, 0; x₀ is the normalized embedding. The learned factor per
+    channel of what is added belongs to the last projection of mixer and mlp.
     """
 
     def __init__(self, spec: Block, width: int, key: str) -> None:
@@ -41,14 +42,12 @@ class BlockLayer(Component):
         self.mlp: nn.Module = spec.mlp.build(width)
         mix = torch.stack([torch.ones(width), torch.zeros(width)])
         self.residual_mix_2D = self.parameter("residual_mix_2D", mix, Role.SCALAR)
-        self.mixer_scale_D = self.parameter("mixer_scale_D", torch.ones(width), Role.SCALAR)
-        self.mlp_scale_D = self.parameter("mlp_scale_D", torch.ones(width), Role.SCALAR)
 
     def forward(self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream) -> Tensor:
         mix_2D = self.residual_mix_2D.to(x_BTD.dtype)
         x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * x0_BTD
-        x_BTD = x_BTD + self.mixer_scale_D.to(x_BTD.dtype) * self.mixer(rms_norm(x_BTD), stream)
-        return x_BTD + self.mlp_scale_D.to(x_BTD.dtype) * self.mlp(rms_norm(x_BTD))
+        x_BTD = x_BTD + self.mixer(rms_norm(x_BTD), stream)
+        return x_BTD + self.mlp(rms_norm(x_BTD))
 
 
 def add_skip(x_BTD: Tensor, skip_BTD: Tensor, factor_D: Tensor) -> Tensor:

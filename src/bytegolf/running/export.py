@@ -77,9 +77,12 @@ def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepa
         return
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
     generator = torch.Generator().manual_seed(0)
-    parameters = {
-        name: torch.randn(value.shape, generator=generator) for name, value in model.named_parameters()
+    # One for each shape: `fit` then measures it once, and nobody waits for hundreds of equal results.
+    by_shape = {
+        shape: torch.randn(shape, generator=generator)
+        for shape in {value.shape: None for value in model.parameters()}
     }
+    parameters = {name: by_shape[value.shape] for name, value in model.named_parameters()}
     matrices = _matrices(parameters, roles, recipe)
     fitted = fit(
         matrices,
