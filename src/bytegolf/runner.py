@@ -20,7 +20,7 @@ from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.report.page import write_report
 from bytegolf.running.environment import describe_environment, seconds_since_start
-from bytegolf.running.export import choose_plan, export, refuse_hopeless_budget
+from bytegolf.running.export import early_plan, export, refuse_hopeless_budget
 from bytegolf.running.outcome import evaluate_run
 from bytegolf.running.prepared import open_data
 from bytegolf.running.progress import Display
@@ -187,7 +187,7 @@ def build_trainer(
 
 def _same_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Plan:
     """The lead's choice of grids, on every rank: sums on GPUs may differ in their last bits."""
-    chosen = choose_plan(model, recipe, prepared) if ranks.leads else {}
+    chosen = early_plan(model, recipe, prepared) if ranks.leads else {}
     message = ranks.from_lead(json.dumps({role: to_json(grid) for role, grid in chosen.items()}))
     return {role: from_json(Grid, grid) for role, grid in json.loads(message).items()}
 

@@ -14,7 +14,7 @@ from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression import plan as planning
 from bytegolf.compression.compress import compress_model, dequantize_model, grid_of, role_rows
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
-from bytegolf.compression.plan import estimate_bytes, fit, is_matrix, relative_sensitivities
+from bytegolf.compression.plan import estimate_bytes, fit, grid_costs, is_matrix, relative_sensitivities
 from bytegolf.compression.spec import DEFAULT_CHOICES
 from bytegolf.errors import RecipeError
 
@@ -63,12 +63,9 @@ def test_the_written_file_meets_the_budget_and_the_prediction(budget: int) -> No
     rest = {name: tensor for name, tensor in parameters.items() if name not in matrices}
     fixed = len(pack(Contents({}, b"", dict(rest), {name: roles[name] for name in rest}, {}))[0])
     fitted = fit(
-        matrices,
-        roles,
-        relative_sensitivities(matrices),
+        grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES),
         budget_bytes=budget,
         fixed_bytes=fixed,
-        choices=DEFAULT_CHOICES,
     )
     assert fitted.fits
     assert fitted.remedy == ""
@@ -83,12 +80,9 @@ def test_more_bytes_never_predict_more_loss() -> None:
     matrices, roles = _matrices()
     losses = [
         fit(
-            matrices,
-            roles,
-            relative_sensitivities(matrices),
+            grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES),
             budget_bytes=budget,
             fixed_bytes=0,
-            choices=DEFAULT_CHOICES,
         ).loss_increase
         for budget in (80_000, 110_000, 160_000)
     ]
@@ -103,7 +97,7 @@ def test_a_sensitive_role_gets_the_finer_grid() -> None:
         for name, value in relative_sensitivities(matrices).items()
     }
     grids = fit(
-        matrices, roles, sensitivities, budget_bytes=110_000, fixed_bytes=0, choices=DEFAULT_CHOICES
+        grid_costs(matrices, roles, sensitivities, DEFAULT_CHOICES), budget_bytes=110_000, fixed_bytes=0
     ).grids
     order = {grid: place for place, grid in enumerate(DEFAULT_CHOICES)}
     assert order[grids["mlp_down"]] < order[grids["mlp_up"]]
@@ -149,32 +143,38 @@ def test_thinning_a_long_front_keeps_what_fits_and_costs_little(monkeypatch: pyt
 
 def test_a_budget_that_cannot_be_met_says_what_would_fit() -> None:
     matrices, roles = _matrices()
-    arguments = {"choices": DEFAULT_CHOICES, "fixed_bytes": 5000}
-    missed = fit(matrices, roles, relative_sensitivities(matrices), budget_bytes=50_000, **arguments)
+    costs = grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES)
+    missed = fit(costs, budget_bytes=50_000, fixed_bytes=5000)
     assert not missed.fits
     assert missed.miss_bytes == missed.total_bytes - 50_000 > 0
     assert "width" in missed.remedy
     assert "vocabulary" in missed.remedy
     needed = re.search(r"budget to (\d+) bytes", missed.remedy)
     assert needed is not None
-    enough = fit(
-        matrices, roles, relative_sensitivities(matrices), budget_bytes=int(needed.group(1)), **arguments
-    )
-    assert enough.fits
+    assert fit(costs, budget_bytes=int(needed.group(1)), fixed_bytes=5000).fits
 
 
 def test_a_budget_below_the_fixed_part_says_so() -> None:
     matrices, roles = _matrices()
-    missed = fit(
-        matrices,
-        roles,
-        relative_sensitivities(matrices),
-        budget_bytes=4000,
-        fixed_bytes=5000,
-        choices=(Grid(4),),
-    )
+    costs = grid_costs(matrices, roles, relative_sensitivities(matrices), (Grid(4),))
+    missed = fit(costs, budget_bytes=4000, fixed_bytes=5000)
     assert not missed.fits
     assert "tokenizer" in missed.remedy
+
+
+def test_a_tensor_under_several_names_counts_for_each() -> None:
+    tensor = torch.randn(64, 80, generator=torch.Generator().manual_seed(1))
+    once = grid_costs({"a": tensor}, {"a": "mlp_up"}, {"a": 2.0}, DEFAULT_CHOICES).roles["mlp_up"]
+    names = ("a", "b", "c")
+    thrice = grid_costs(
+        dict.fromkeys(names, tensor),
+        dict.fromkeys(names, "mlp_up"),
+        dict.fromkeys(names, 2.0),
+        DEFAULT_CHOICES,
+    ).roles["mlp_up"]
+    for one, three in zip(once, thrice, strict=True):
+        assert three.size == pytest.approx(3 * one.size)
+        assert three.loss == pytest.approx(3 * one.loss)
 
 
 def test_compression_follows_roles_and_sizes() -> None:

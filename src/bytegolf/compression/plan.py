@@ -86,29 +86,32 @@ def relative_sensitivities(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: 1.0 / max(float(tensor.detach().square().sum()), 1e-30) for name, tensor in tensors.items()}
 
 
-def fit(
+@dataclass(frozen=True, slots=True)
+class GridCosts:
+    """What each grid of `choices` costs each role: bytes, and predicted loss increase."""
+
+    choices: tuple[Grid, ...]
+    roles: dict[str, list[_Cost]]
+
+
+def grid_costs(
     tensors: Mapping[str, Tensor],
     roles: Mapping[str, str],
     sensitivities: Mapping[str, float],
-    *,
-    budget_bytes: int,
-    fixed_bytes: int,
     choices: Sequence[Grid],
-) -> FittedPlan:
-    """The grid of each role that minimizes predicted loss within `budget_bytes`.
+) -> GridCosts:
+    """Every matrix on every grid: for large networks the slow part of fitting, needed once for any budget.
 
-    `tensors` are the matrices to quantize (see `is_matrix`), `roles` and `sensitivities` have their names;
-    `fixed_bytes` is all else in the file: header, tokenizer, pass-through tensors, checksum. A tensor that
-    stands under several names is measured once.
+    `tensors` are the matrices to quantize (see `is_matrix`), `roles` and `sensitivities` have their names.
+    A tensor that stands under several names is measured once.
     """
     if not choices:
         raise RecipeError("no grid to choose from; give one or more")
     names: dict[str, list[str]] = {}
     for name in tensors:
         names.setdefault(str(roles[name]), []).append(name)
-    measured = {
-        (id(tensor), grid): _measure(tensor, grid) for tensor in _distinct(tensors) for grid in choices
-    }
+    distinct = {id(tensor): tensor for tensor in tensors.values()}
+    measured = {(key, grid): _measure(tensor, grid) for key, tensor in distinct.items() for grid in choices}
     costs = {
         role: [
             _Cost(
@@ -119,27 +122,32 @@ def fit(
         ]
         for role, members in names.items()
     }
+    return GridCosts(tuple(choices), costs)
+
+
+def fit(costs: GridCosts, *, budget_bytes: int, fixed_bytes: int) -> FittedPlan:
+    """The grid of each role that minimizes predicted loss within `budget_bytes`.
+
+    `fixed_bytes` is all else in the file: header, tokenizer, pass-through tensors, checksum.
+    """
     room = budget_bytes - fixed_bytes
-    best = _least_loss(list(costs.values()), room)
+    rows = costs.roles
+    best = _least_loss(list(rows.values()), room)
     if best is None:
-        best = tuple(min(range(len(choices)), key=lambda i: row[i].size) for row in costs.values())
-    chosen = {role: row[i] for (role, row), i in zip(costs.items(), best, strict=True)}
+        best = tuple(min(range(len(row)), key=lambda i: row[i].size) for row in rows.values())
+    chosen = {role: row[i] for (role, row), i in zip(rows.items(), best, strict=True)}
     matrices = sum(cost.size for cost in chosen.values())
     total = fixed_bytes + math.ceil(matrices)
     miss = max(0, total - budget_bytes)
     sizes = {role: cost.size for role, cost in chosen.items()}
     return FittedPlan(
-        grids={role: choices[i] for role, i in zip(costs, best, strict=True)},
+        grids={role: costs.choices[i] for role, i in zip(rows, best, strict=True)},
         total_bytes=total,
         loss_increase=sum(cost.loss for cost in chosen.values()),
         fits=miss == 0,
         miss_bytes=miss,
         remedy=_remedy(sizes, fixed_bytes, budget_bytes) if miss else "",
     )
-
-
-def _distinct(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    return list({id(tensor): tensor for tensor in tensors.values()}.values())
 
 
 def _measure(tensor: Tensor, grid: Grid) -> _Measured:

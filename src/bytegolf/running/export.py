@@ -1,5 +1,6 @@
 """From a trained model to its artifact file: the grids are chosen, and the bytes counted."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from bytegolf.artifact.account import Account
-from bytegolf.artifact.container import Contents, pack, write_artifact
+from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.compress import compress_model, role_rows
-from bytegolf.compression.plan import Plan, fit, is_matrix
+from bytegolf.compression.plan import Plan, fit, grid_costs, is_matrix
 from bytegolf.compression.sensitivity import fisher_sensitivities
 from bytegolf.compression.spec import FitBytes, FixedBits
 from bytegolf.errors import BudgetError
+from bytegolf.files import atomic_write
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
@@ -24,7 +26,7 @@ from bytegolf.tree import to_json
 
 #: Batches and rows of training text from which sensitivities are measured.
 _CALIBRATION_BATCHES, _CALIBRATION_ROWS = 4, 8
-#: Left free when grids are fitted before the end of training: weights still move.
+#: Share of the budget left free when grids are fitted before the end of training.
 _MARGIN = 0.01
 
 
@@ -39,32 +41,53 @@ class Exported:
     plan_rows: list[dict[str, Any]]
 
 
-def choose_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, *, margin: float = _MARGIN) -> Plan:
-    """The grid of each role: as the recipe says, or the best that fits its byte budget.
+@dataclass(frozen=True)
+class _Packed:
+    plan: Plan
+    contents: Contents
+    data: bytes
+    account: Account
 
-    Raises `BudgetError` if even the coarsest choice does not fit, with what would.
-    """
-    spec = recipe.compression
-    if isinstance(spec.plan, FixedBits):
-        return spec.plan.grids()
-    assert spec.budget_bytes is not None
-    roles = {name: str(role) for name, role in parameter_roles(model).items()}
-    parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    matrices = _matrices(parameters, roles, recipe)
-    fitted = fit(
-        matrices,
-        roles,
-        fisher_sensitivities(model, _calibration(recipe, prepared, model.device)),
-        budget_bytes=int(spec.budget_bytes * (1 - margin)),
-        fixed_bytes=_fixed_bytes(parameters, matrices, recipe, prepared),
-        choices=spec.plan.choices,
-    )
-    if not fitted.fits:
-        raise BudgetError(
-            f"compression.budget_bytes={spec.budget_bytes:,} is missed by {fitted.miss_bytes:,} bytes "
-            f"with the coarsest grids; {fitted.remedy} (then: bytegolf compress FOLDER)"
-        )
-    return fitted.grids
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+class PlanChoice:
+    """The grids of a model as its recipe asks for them, for any byte budget, measured once."""
+
+    def __init__(self, model: LanguageModel, recipe: Recipe, prepared: Prepared) -> None:
+        self._spec = recipe.compression
+        if isinstance(self._spec.plan, FixedBits):
+            return
+        roles = {name: str(role) for name, role in parameter_roles(model).items()}
+        parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
+        matrices = _matrices(parameters, roles, recipe)
+        sensitivities = fisher_sensitivities(model, _calibration(recipe, prepared, model.device))
+        self._costs = grid_costs(matrices, roles, sensitivities, self._spec.plan.choices)
+        self._fixed_bytes = _fixed_bytes(parameters, matrices, recipe, prepared)
+
+    def plan(self, *, margin: float = 0.0) -> Plan:
+        """The grid of each role: as the recipe says, or the best that fits its budget less `margin` of it.
+
+        Raises `BudgetError` if even the coarsest choice does not fit, with what would.
+        """
+        if isinstance(self._spec.plan, FixedBits):
+            return self._spec.plan.grids()
+        budget = self._spec.budget_bytes
+        assert budget is not None
+        fitted = fit(self._costs, budget_bytes=int(budget * (1 - margin)), fixed_bytes=self._fixed_bytes)
+        if not fitted.fits:
+            raise BudgetError(
+                f"compression.budget_bytes={budget:,} is missed by {fitted.miss_bytes:,} bytes "
+                f"with the coarsest grids; {fitted.remedy} (then: bytegolf compress FOLDER)"
+            )
+        return fitted.grids
+
+
+def early_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> Plan:
+    """The grids for quantization-aware training, a little coarser than fits: weights still move."""
+    return PlanChoice(model, recipe, prepared).plan(margin=_MARGIN)
 
 
 def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> None:
@@ -77,21 +100,16 @@ def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepa
         return
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
     generator = torch.Generator().manual_seed(0)
-    # One for each shape: `fit` then measures it once, and nobody waits for hundreds of equal results.
+    # One for each shape, which is then measured once, and nobody waits for hundreds of equal results.
     by_shape = {
         shape: torch.randn(shape, generator=generator)
         for shape in {value.shape: None for value in model.parameters()}
     }
     parameters = {name: by_shape[value.shape] for name, value in model.named_parameters()}
     matrices = _matrices(parameters, roles, recipe)
-    fitted = fit(
-        matrices,
-        roles,
-        dict.fromkeys(matrices, 1.0),
-        budget_bytes=spec.budget_bytes,
-        fixed_bytes=_fixed_bytes(parameters, matrices, recipe, prepared),
-        choices=spec.plan.choices,
-    )
+    costs = grid_costs(matrices, roles, dict.fromkeys(matrices, 1.0), spec.plan.choices)
+    fixed_bytes = _fixed_bytes(parameters, matrices, recipe, prepared)
+    fitted = fit(costs, budget_bytes=spec.budget_bytes, fixed_bytes=fixed_bytes)
     if not fitted.fits:
         raise BudgetError(
             f"compression.budget_bytes={spec.budget_bytes:,} is too small for this model, which needs about "
@@ -113,34 +131,37 @@ def export(
     Raises `BudgetError` if no plan fits; a fixed plan that is too large is written and said so by its size.
     """
     spec = recipe.compression
-    plan = seen_plan if seen_plan is not None else choose_plan(model, recipe, prepared, margin=0.0)
     parameters = {name: value.detach().float().cpu() for name, value in model.named_parameters()}
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
 
-    def packed(plan: Plan) -> tuple[Contents, int]:
+    def packed(plan: Plan) -> _Packed:
         compressed = compress_model(parameters, roles, plan, passthrough_elements=spec.passthrough_elements)
         contents = Contents(to_json(recipe), prepared.tokenizer.to_bytes(), compressed, roles, training)
-        return contents, pack(contents)[1].total_bytes
+        return _Packed(plan, contents, *pack(contents))
 
-    contents, size = packed(plan)
+    choice = functools.cache(lambda: PlanChoice(model, recipe, prepared))
+    best = packed(choice().plan() if seen_plan is None else seen_plan)
     if isinstance(spec.plan, FitBytes) and spec.budget_bytes is not None:
         # Sizes were predicted; now that one is known, the prediction's error is taken off the next.
         margin, tries = 0.0, 0
-        while size > spec.budget_bytes or (seen_plan is None and tries == 0):
-            margin += (size - spec.budget_bytes) / spec.budget_bytes + (0.002 if tries else 0.0)
+        while best.size > spec.budget_bytes or (seen_plan is None and tries == 0):
+            margin += (best.size - spec.budget_bytes) / spec.budget_bytes + (0.002 if tries else 0.0)
             tries += 1
-            other = choose_plan(model, recipe, prepared, margin=margin)
-            other_contents, other_size = packed(other)
-            if size > spec.budget_bytes or size < other_size <= spec.budget_bytes:
-                plan, contents, size = other, other_contents, other_size
+            plan = choice().plan(margin=margin)
+            if plan == best.plan:
+                continue
+            other = packed(plan)
+            if best.size > spec.budget_bytes or best.size < other.size <= spec.budget_bytes:
+                best = other
     path = folder / "artifact.bg"
-    account = write_artifact(path, contents)
+    atomic_write(path, best.data)
+    plan, contents, account = best.plan, best.contents, best.account
     bytes_by_role = dict(account.parts)
     rows = role_rows(parameters, contents.tensors, roles, plan, bytes_by_role=bytes_by_role)
     return Exported(
         path,
         account,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        hashlib.sha256(best.data).hexdigest(),
         plan,
         [
             {
