@@ -141,9 +141,9 @@ def test_the_gpu_gives_the_stored_grid(clip: Clip) -> None:
     grid = Grid(6, clip)
     stored = grid.quantize(weight).dequantize()
     assert torch.equal(grid.fake_quantize(weight), stored)
-    compiled = torch.compile(grid.fake_quantize, fullgraph=True)(weight)
-    # Compiled sums and divisions may differ in the last bit, which moves a few values by one step.
-    assert float((compiled != stored).float().mean()) < 0.01
+    # Of sums over a row the last bit may differ between processors, which moves a few values by one step.
+    on_cpu = grid.quantize(weight.cpu()).dequantize()
+    assert float((on_cpu != stored.cpu()).float().mean()) < 0.01
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
