@@ -24,6 +24,7 @@ from bytegolf.running.export import early_plan, export, refuse_hopeless_budget
 from bytegolf.running.outcome import evaluate_run
 from bytegolf.running.prepared import open_data
 from bytegolf.running.progress import Display
+from bytegolf.running.wake import wake
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.shards import Prepared
 from bytegolf.training.averaging import MovingAverage
@@ -90,7 +91,9 @@ class Trained:
 
 def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: Display) -> Trained:
     """Prepares text and trains until the budget is used."""
+    awake = wake(ranks.device, compiles=_compiles(recipe, ranks.device))
     prepared = open_data(recipe, folder, ranks, display)
+    awake.join()
     recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
     trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bytegolf.artifact.account import Account
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.compress import compress_model, role_rows
-from bytegolf.compression.plan import Plan, fit, grid_costs, is_matrix
+from bytegolf.compression.plan import Plan, estimate_bytes, fit, grid_costs, is_matrix
 from bytegolf.compression.sensitivity import fisher_sensitivities
 from bytegolf.compression.spec import FitBytes, FixedBits
 from bytegolf.errors import BudgetError
@@ -107,7 +107,9 @@ def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepa
     }
     parameters = {name: by_shape[value.shape] for name, value in model.named_parameters()}
     matrices = _matrices(parameters, roles, recipe)
-    costs = grid_costs(matrices, roles, dict.fromkeys(matrices, 1.0), spec.plan.choices)
+    sample = torch.randn(128, 512, generator=generator)
+    coarsest = min(spec.plan.choices, key=lambda grid: estimate_bytes(grid.quantize(sample)))
+    costs = grid_costs(matrices, roles, dict.fromkeys(matrices, 1.0), [coarsest])
     fixed_bytes = _fixed_bytes(parameters, matrices, recipe, prepared)
     fitted = fit(costs, budget_bytes=spec.budget_bytes, fixed_bytes=fixed_bytes)
     if not fitted.fits:
