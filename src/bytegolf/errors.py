@@ -36,5 +36,13 @@ class ArtifactError(BytegolfError):
     """An artifact file is truncated, damaged, hostile, or of an unknown version."""
 
 
+class LegalityError(BytegolfError):
+    """An evaluation breaks a rule of scoring: order, once each, score before learning, or normalization."""
+
+
+class PackedError(BytegolfError):
+    """A packed file is truncated, damaged, of another artifact, or cannot be restored on this machine."""
+
+
 class DivergedError(BytegolfError):
     """Training produced a loss that is not a number, or far above its start."""

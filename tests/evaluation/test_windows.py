@@ -34,9 +34,24 @@ def test_sliding_gives_every_target_but_the_first_ones_its_context(plan: Sliding
     for window in plan.windows(np.array([0]), targets):
         if window.start == 0:
             continue
-        assert window.stop - window.start == plan.length
-        # The last window keeps its full length and scores what is left.
-        assert window.stop - window.scored == min(plan.stride, targets - window.scored)
+        assert window.scored - window.start == plan.length - plan.stride
+        assert window.stop == min(window.start + plan.length, targets)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=plans, starts=document_starts, targets=st.integers(0, 120), more=st.integers(0, 60))
+def test_a_longer_text_changes_no_context(
+    plan: WindowPlan, starts: np.ndarray, targets: int, more: int
+) -> None:
+    starts = starts[starts <= targets]
+    context = {
+        target: window.start
+        for window in plan.windows(starts, targets)
+        for target in range(window.scored, window.stop)
+    }
+    for window in plan.windows(starts, targets + more):
+        for target in range(window.scored, min(window.stop, targets)):
+            assert context[target] == window.start
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,7 +84,7 @@ def test_no_window_of_a_document_reaches_into_another(
 
 def test_a_plan_by_hand() -> None:
     windows = [(w.start, w.stop, w.scored) for w in Sliding(6, 2).windows(np.array([0]), 11)]
-    assert windows == [(0, 6, 0), (2, 8, 6), (4, 10, 8), (5, 11, 10)]
+    assert windows == [(0, 6, 0), (2, 8, 6), (4, 10, 8), (6, 11, 10)]
 
 
 @pytest.mark.parametrize(

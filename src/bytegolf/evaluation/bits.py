@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from bytegolf.errors import TextError
+from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.windows import Window, WindowPlan
 from bytegolf.model.spec import LanguageModel
-from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.tokenizer import Tokenizer
 from bytegolf.training.record import bits_per_byte
 
@@ -79,31 +79,42 @@ def score(
     pass (None: what suits the device), `watch` is told how many of the N targets are done. Sums are taken
     in float64.
     """
+    began = time.perf_counter()
+    session = Session(tokenizer, ids, starts, Track.fixed())
+    score_windows(model, session, plan.windows(starts, session.targets), tokens_per_pass, watch)
+    ledger = session.close()
+    return Score(plan.name, ledger.nats, ledger.bytes, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def score_windows(
+    model: LanguageModel,
+    session: Session,
+    windows: Iterator[Window],
+    tokens_per_pass: int | None = None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Scores these windows into the session, several in one forward pass."""
     if tokens_per_pass is None:
         tokens_per_pass = 131_072 if model.device.type == "cuda" else 4_096
-    began = time.perf_counter()
-    targets = len(ids) - 1
-    is_start = np.zeros(len(ids), dtype=bool)
-    is_start[starts] = True
-    nats = np.full(targets, np.nan)
-    done = 0
-    for batch in _batches(plan.windows(starts, targets), tokens_per_pass):
+    done = session.scored
+    for batch in _batches(windows, tokens_per_pass):
         length = max(window.stop - window.start for window in batch)
         # A short window is continued into the following tokens; being causal, its scores don't change.
         index = np.array([window.start for window in batch])[:, None] + np.arange(length)[None, :]
-        index = np.minimum(index, targets - 1)
-        inputs, wanted = (torch.from_numpy(part).to(model.device) for part in (ids[index], ids[index + 1]))
-        nats_WL = model.losses(inputs, wanted, torch.from_numpy(is_start[index])).double().cpu().numpy()
-        for row, window in enumerate(batch):
-            nats[window.scored : window.stop] = nats_WL[
-                row, window.scored - window.start : window.stop - window.start
-            ]
-            done += window.stop - window.scored
-        watch(done, targets)
-    assert done == targets, f"{done} scores for {targets} targets"
-    assert not np.isnan(nats).any(), "a target was not scored, or its score is not a number"
-    counts = byte_counts(tokenizer, ids[1:], previous=int(ids[0]))
-    return Score(plan.name, nats, counts.astype(np.int64), time.perf_counter() - began)
+        index = np.minimum(index, session.targets - 1)
+        (ids, is_start), wanted = session.inputs(index), session.wanted(index)
+        inputs, targets = (torch.from_numpy(part).to(model.device) for part in (ids, wanted))
+        nats_WL = model.losses(inputs, targets, torch.from_numpy(is_start)).double().cpu().numpy()
+        session.record(
+            [window.scored for window in batch],
+            [
+                nats_WL[row, window.scored - window.start : window.stop - window.start]
+                for row, window in enumerate(batch)
+            ],
+        )
+        done += sum(window.stop - window.scored for window in batch)
+        watch(done, session.targets)
 
 
 def _batches(windows: Iterator[Window], tokens_per_pass: int) -> Iterator[list[Window]]:

@@ -1,7 +1,8 @@
 """Which tokens are scored with which context: windows over a stream of tokens.
 
 A stream of N + 1 tokens has N targets: target i is token i + 1, predicted from token i and what precedes
-it. Every target is scored in exactly one window.
+it. Every target is scored in exactly one window. Where a window begins never depends on where the text ends:
+a decoder, which does not know the end, must be able to use the same windows.
 """
 
 import itertools
@@ -24,10 +25,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Chunked:
-    """Windows of `length` tokens side by side; the first target of each sees one token of context.
-
-    Only the last one reaches back: it ends with the stream and scores what is left.
-    """
+    """Windows of `length` tokens side by side; the first target of each sees one token of context."""
 
     length: int = 1024
 
@@ -47,7 +45,7 @@ class Chunked:
 class Sliding:
     """Windows of `length` tokens that advance by `stride`: each scores its last `stride` targets.
 
-    The first window scores all of its targets; the last one ends with the stream and scores what is left.
+    The first window scores all of its targets; the last one ends with the stream, a shorter window.
     """
 
     length: int = 1024
@@ -98,9 +96,9 @@ def _sliding(first: int, last: int, length: int, stride: int) -> Iterator[Window
     scored = first
     while scored < last:
         # The first window scores everything in it; later ones end `stride` further on.
-        stop = min(first + length if scored == first else scored + stride, last)
-        yield Window(max(first, stop - length), stop, scored)
-        scored = stop
+        end = first + length if scored == first else scored + stride
+        yield Window(end - length, min(end, last), scored)
+        scored = end
 
 
 def _positive(name: str, value: int) -> None:
