@@ -1,5 +1,6 @@
 """What a run achieved: scores of the artifact as loaded from its file, beside classic compressors."""
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +79,7 @@ def evaluate_run(
         "machine": describe_environment(),
         "artifact": _artifact(exported, recipe),
         "training": training,
-        "data": _data(prepared),
+        "data": _data(prepared, documents),
         "scores": scores,
         "baselines": [
             asdict(row)
@@ -142,7 +143,7 @@ def _artifact(exported: Exported, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _data(prepared: Prepared) -> dict[str, Any]:
+def _data(prepared: Prepared, documents: Sequence[Document]) -> dict[str, Any]:
     splits = {"training": prepared.training, "validation": prepared.validation}
     counts = {
         f"{name}_{what}": getattr(store, what)
@@ -154,7 +155,18 @@ def _data(prepared: Prepared) -> dict[str, Any]:
         "tokenizer": tokenizer.kind,
         "vocabulary": tokenizer.vocabulary,
         "lossless": tokenizer.lossless,
+        "tokenizer_sha256": tokenizer.digest,
+        "validation_sha256": _text_digest(documents),
     }
+
+
+def _text_digest(documents: Sequence[Document]) -> str:
+    """SHA-256 over the SHA-256 of each document's UTF-8 bytes, in order.
+
+    The names of documents play no part: text that was copied to another place is the same text.
+    """
+    each = (hashlib.sha256(document.text.encode()).digest() for document in documents)
+    return hashlib.sha256(b"".join(each)).hexdigest()
 
 
 def _coloured(
