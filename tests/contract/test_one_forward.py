@@ -16,9 +16,11 @@ TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
 EVERY_SPEC = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
-def decode(model: LanguageModel, ids_BT: Tensor, starts_BT: Tensor, cuts: list[int]) -> Tensor:
+def decode(
+    model: LanguageModel, ids_BT: Tensor, starts_BT: Tensor, cuts: list[int], capacity: int | None
+) -> Tensor:
     """Log-probabilities (B, T, V) of the ids fed through a memory in pieces that end at `cuts`."""
-    memory = Memory()
+    memory = Memory(capacity)
     borders = [0, *cuts, ids_BT.shape[1]]
     pieces = [
         model.log_probabilities(ids_BT[:, first:last], starts_BT[:, first:last], memory)
@@ -31,13 +33,14 @@ def decode(model: LanguageModel, ids_BT: Tensor, starts_BT: Tensor, cuts: list[i
 @pytest.mark.parametrize(
     "cuts", [list(range(1, LENGTH)), [1, 2, 9, 10, 17], [11]], ids=["tokens", "uneven", "two"]
 )
+@pytest.mark.parametrize("capacity", [None, LENGTH + 3], ids=["growing", "room"])
 @torch.no_grad()
-def test_decoding_equals_one_forward(spec: Model, cuts: list[int]) -> None:
+def test_decoding_equals_one_forward(spec: Model, cuts: list[int], capacity: int | None) -> None:
     model = build(spec)
     ids, starts = packed(3, LENGTH, seed=1)
     whole = model.log_probabilities(ids[:, :-1], starts)
     # Same positions, so same angles: only the order of sums may differ.
-    torch.testing.assert_close(decode(model, ids[:, :-1], starts, cuts), whole, rtol=0, atol=1e-11)
+    torch.testing.assert_close(decode(model, ids[:, :-1], starts, cuts, capacity), whole, rtol=0, atol=1e-11)
 
 
 @EVERY_SPEC

@@ -87,9 +87,12 @@ class LanguageModel(Component):
 
         With `memory`, the ids continue what it has seen, and it is extended by them.
         """
-        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, memory, device=ids_BT.device))
-        table = self.embedding.used_weight().to(h_BTD.dtype)
-        return torch.log_softmax(soft_cap(h_BTD @ table.mT, self.spec.soft_cap), dim=-1)
+        return self.distribution(self.hidden(ids_BT, Stream.of(starts_BT, memory, device=ids_BT.device)))
+
+    def distribution(self, h: Tensor) -> Tensor:
+        """Log-probabilities of the next token from hidden states (..., D): (..., V), float32 at least."""
+        table = self.embedding.used_weight().to(h.dtype)
+        return torch.log_softmax(soft_cap(h @ table.mT, self.spec.soft_cap), dim=-1)
 
     def compile_parts(self) -> None:
         """Compiles each block and the loss on their own.

@@ -10,25 +10,36 @@ from torch import Tensor
 
 from bytegolf.kernels.attention import Segments, segments_from_starts
 
+#: The memory's key for the numbers of the documents.
+_DOCUMENT = "document"
+
 
 @dataclass
 class Memory:
     """What the layers keep between tokens while decoding: tensors by layer and name, and how far we are.
 
-    `document_BS` and `position_BS` describe the tokens already seen; every layer keeps its own tensors
-    under its key. The model appends to both in the same forward pass that training uses.
+    Every layer keeps its own tensors under its key; the model appends to them in the same forward pass that
+    training uses. `capacity` is a bound on the tokens to come, for which room is then taken once; without it
+    every token copies all before it.
     """
 
+    capacity: int | None = None
     position: int = 0
-    document_BS: Tensor | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def extend(self, key: str, value_BTX: Tensor) -> Tensor:
-        """Appends along time to what is kept under `key`; returns all of it, (B, S + T, ...)."""
-        if key in self.tensors:
-            value_BTX = torch.cat([self.tensors[key], value_BTX], dim=1)
-        self.tensors[key] = value_BTX
-        return value_BTX
+        """Appends along time to what is kept under `key`; returns all of it, (B, position, ...)."""
+        kept = self.tensors.get(key)
+        if self.capacity is None:
+            kept = value_BTX if kept is None else torch.cat([kept, value_BTX], dim=1)
+            self.tensors[key] = kept
+            return kept
+        assert self.position <= self.capacity, "more tokens than the memory has room for"
+        if kept is None:
+            rows, _, *rest = value_BTX.shape
+            kept = self.tensors[key] = value_BTX.new_empty(rows, self.capacity, *rest)
+        kept[:, self.position - value_BTX.shape[1] : self.position] = value_BTX
+        return kept[:, : self.position]
 
 
 @dataclass
@@ -66,12 +77,10 @@ class Stream:
         document_BT = starts_BT.long().cumsum(dim=1)
         key_document = document_BT
         if memory is not None:
-            key_document = document_BT
-            if memory.document_BS is not None:
-                document_BT = document_BT + memory.document_BS[:, -1:]
-                key_document = torch.cat([memory.document_BS, document_BT], dim=1)
-            memory.document_BS = key_document
+            if offset:
+                document_BT = document_BT + memory.tensors[_DOCUMENT][:, offset - 1 : offset]
             memory.position = offset + length
+            key_document = memory.extend(_DOCUMENT, document_BT)
         positions = torch.arange(offset, offset + length, device=device)
         key_positions = torch.arange(offset + length, device=device) if offset else positions
         return Stream(starts_BT, document_BT, positions, key_document, key_positions, segments, memory)

@@ -121,10 +121,10 @@ def _continue(
     chooser: _Chooser,
     context: int | None,
 ) -> Iterator[bytes]:
-    memory, fresh = Memory(), ids
+    memory, fresh = Memory(context), ids
     for _ in range(tokens):
         if context is not None and memory.position + len(fresh) > context:
-            memory, fresh = Memory(), ids[-max(1, context // 2) :]
+            memory, fresh = Memory(context), ids[-max(1, context // 2) :]
         ids_BT = torch.tensor([fresh], device=model.device)
         starts_BT = ids_BT == tokenizer.bos
         chosen = chooser.choose(model.log_probabilities(ids_BT, starts_BT, memory)[0, -1])
