@@ -17,7 +17,7 @@ EVERY_SPEC = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
 def decode(
-    model: LanguageModel, ids_BT: Tensor, starts_BT: Tensor, cuts: list[int], capacity: int | None
+    model: LanguageModel, ids_BT: Tensor, starts_BT: Tensor, cuts: list[int], capacity: int | None = None
 ) -> Tensor:
     """Log-probabilities (B, T, V) of the ids fed through a memory in pieces that end at `cuts`."""
     memory = Memory(capacity)
