@@ -19,10 +19,14 @@ def session(track: Track | None = None) -> Session:
     return Session(TOKENIZER, IDS, STARTS, track or Track.fixed())
 
 
+def span(first: int, stop: int) -> np.ndarray:
+    return np.arange(first, stop)
+
+
 def test_a_ledger_holds_every_target_with_its_bytes_and_pass() -> None:
     ours = session()
-    ours.record([0], [np.array([1.0, 2.0])])
-    ours.record([4, 2], [np.full(6, 0.5), np.array([3.0, 4.0])])
+    ours.record(span(0, 2), np.array([1.0, 2.0]))
+    ours.record(np.array([*range(4, 10), 2, 3]), np.array([*[0.5] * 6, 3.0, 4.0]))
     ledger = ours.close()
     assert ledger.nats.tolist() == [1, 2, 3, 4, *[0.5] * 6]
     assert ledger.bytes.tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 1, 0]
@@ -34,21 +38,26 @@ def test_a_ledger_holds_every_target_with_its_bytes_and_pass() -> None:
 
 def test_scoring_twice_is_refused() -> None:
     ours = session()
-    ours.record([0], [np.ones(3)])
+    ours.record(span(0, 3), np.ones(3))
     with pytest.raises(LegalityError, match="target 2 is scored a second time"):
-        ours.record([2], [np.zeros(2)])
+        ours.record(span(2, 4), np.zeros(2))
+
+
+def test_scoring_twice_in_one_pass_is_refused() -> None:
+    with pytest.raises(LegalityError, match="a target is scored a second time"):
+        session().record(np.array([0, 1, 1]), np.ones(3))
 
 
 def test_skipping_inside_a_document_is_refused_and_between_documents_is_not() -> None:
     ours = session()
     with pytest.raises(LegalityError, match="target 2 is scored before target 1"):
-        ours.record([2], [np.ones(1)])
-    ours.record([4], [np.ones(2)])
+        ours.record(span(2, 3), np.ones(1))
+    ours.record(span(4, 6), np.ones(2))
 
 
 def test_an_end_with_a_gap_is_refused() -> None:
     ours = session()
-    ours.record([0], [np.ones(4)])
+    ours.record(span(0, 4), np.ones(4))
     with pytest.raises(LegalityError, match="6 of 10 targets have no score, the first is 4"):
         ours.close()
 
@@ -56,17 +65,17 @@ def test_an_end_with_a_gap_is_refused() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1])
 def test_a_score_that_is_no_probability_is_refused(value: float) -> None:
     with pytest.raises(LegalityError, match="the score of target 1 is"):
-        session().record([0], [np.array([1.0, value])])
+        session().record(span(0, 2), np.array([1.0, value]))
 
 
 def test_a_score_outside_the_text_is_refused() -> None:
-    with pytest.raises(LegalityError, match="scores for targets 4 to 11 of a text of 10"):
-        session().record([4], [np.ones(7)])
+    with pytest.raises(LegalityError, match="scores for targets 4 to 10 of a text of 10"):
+        session().record(span(4, 11), np.ones(7))
 
 
 def test_nothing_is_released_before_its_score() -> None:
     ours = session(Track.adaptive())
-    ours.record([0], [np.ones(2)])
+    ours.record(span(0, 2), np.ones(2))
     inputs, targets, is_start = ours.release(0, 2)
     assert bytes(targets.astype(np.uint8)) == b"ab"
     assert inputs.tolist() == [TOKENIZER.bos, ord("a")]
@@ -77,7 +86,7 @@ def test_nothing_is_released_before_its_score() -> None:
 
 def test_a_fixed_track_never_learns() -> None:
     ours = session()
-    ours.record([0], [np.ones(2)])
+    ours.record(span(0, 2), np.ones(2))
     with pytest.raises(LegalityError, match="fixed track"):
         ours.release(0, 1)
 
@@ -91,17 +100,17 @@ def test_a_decoder_cannot_read_what_it_has_not_decoded() -> None:
         ours.inputs(np.array([0, 1]))
     with pytest.raises(LegalityError, match="token 1 is read"):
         ours.wanted(np.array([0]))
-    ours.record([0], [np.ones(1)], [IDS[1:2]])
+    ours.record(span(0, 1), np.ones(1), IDS[1:2])
     assert ours.inputs(np.array([1]))[0].tolist() == [ord("a")]
     with pytest.raises(LegalityError, match="token 2 is read"):
-        ours.record([1], [np.ones(1)])
+        ours.record(span(1, 2), np.ones(1))
 
 
 def test_targets_that_are_no_part_of_the_text_need_no_score() -> None:
     counted = np.ones(TARGETS, dtype=bool)
     counted[3] = False
     ours = Session(TOKENIZER, IDS, STARTS, Track.fixed(), counted=counted)
-    ours.record([0, 4], [np.ones(3), np.ones(6)])
+    ours.record(np.array([*range(3), *range(4, 10)]), np.ones(9))
     ledger = ours.close()
     assert (ledger.tokens, ledger.total_nats) == (9, 9.0)
 
@@ -114,7 +123,7 @@ def test_any_cut_of_the_text_into_passes_gives_the_same_ledger(data: st.DataObje
     place = 0
     while place < TARGETS:
         stop = data.draw(st.integers(place + 1, TARGETS))
-        ours.record([place], [nats[place:stop]])
+        ours.record(span(place, stop), nats[place:stop])
         ours.release(place, stop)
         if stop < TARGETS:
             with pytest.raises(LegalityError):

@@ -100,20 +100,16 @@ def score_windows(
     done = session.scored
     for batch in _batches(windows, tokens_per_pass):
         length = max(window.stop - window.start for window in batch)
+        spans_W3 = np.array([(window.start, window.scored, window.stop) for window in batch])
+        index_WL = spans_W3[:, :1] + np.arange(length)
+        counts_WL = (index_WL >= spans_W3[:, 1:2]) & (index_WL < spans_W3[:, 2:])
         # A short window is continued into the following tokens; being causal, its scores don't change.
-        index = np.array([window.start for window in batch])[:, None] + np.arange(length)[None, :]
-        index = np.minimum(index, session.targets - 1)
+        index = np.minimum(index_WL, session.targets - 1)
         (ids, is_start), wanted = session.inputs(index), session.wanted(index)
         inputs, targets = (torch.from_numpy(part).to(model.device) for part in (ids, wanted))
         nats_WL = model.losses(inputs, targets, torch.from_numpy(is_start)).double().cpu().numpy()
-        session.record(
-            [window.scored for window in batch],
-            [
-                nats_WL[row, window.scored - window.start : window.stop - window.start]
-                for row, window in enumerate(batch)
-            ],
-        )
-        done += sum(window.stop - window.scored for window in batch)
+        session.record(index[counts_WL], nats_WL[counts_WL])
+        done += int(counts_WL.sum())
         watch(done, session.targets)
 
 

@@ -9,7 +9,6 @@ all four together are what a lossless round trip shows (`evaluation.codec`).
 Target i of a stream of N + 1 tokens is token i + 1, predicted from token i and what precedes it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +97,9 @@ class Session:
         self._known = np.full(targets + 1, known)
         self._known |= self._is_start
         self._counted = np.ones(targets, dtype=bool) if counted is None else counted.copy()
-        self._nats = np.full(targets, np.nan)
-        self._bytes = np.zeros(targets, dtype=np.int64)
-        self._passes = np.full(targets, -1, dtype=np.int64)
+        # Zeros take no memory until they are written: a decoder is told the number of tokens by a stranger.
+        self._nats = np.zeros(targets)
+        self._passes = np.zeros(targets, dtype=np.int32)
         self._calls = 0
 
     @property
@@ -115,7 +114,7 @@ class Session:
     @property
     def scored(self) -> int:
         """How many targets have their score."""
-        return int((self._passes >= 0).sum())
+        return int((self._passes > 0).sum())
 
     def inputs(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ids at these offsets and whether they begin a document; both shaped like `index`."""
@@ -127,42 +126,41 @@ class Session:
         self._require_known(index + 1)
         return self._ids[index + 1]
 
-    def record(
-        self, first: Sequence[int], nats: Sequence[np.ndarray], ids: Sequence[np.ndarray] | None = None
-    ) -> None:
-        """Writes down one pass: spans of consecutive targets from each of `first` on, with their −ln p.
+    def record(self, index: np.ndarray, nats: np.ndarray, ids: np.ndarray | None = None) -> None:
+        """Writes down one pass: −ln p (M,) of the targets `index` (M,).
 
-        `ids`: what the targets turned out to be, where the session did not know them.
+        A target must follow one that is scored, in this pass or before, or be the first of its document.
+        `ids` (M,): what the targets turned out to be, where the session did not know them.
         """
-        for place, (start, values) in enumerate(zip(first, nats, strict=True)):
-            self._record_span(int(start), values, None if ids is None else ids[place])
-        self._calls += 1
-
-    def _record_span(self, first: int, nats: np.ndarray, ids: np.ndarray | None) -> None:
-        span = slice(first, first + len(nats))
-        if first < 0 or span.stop > self.targets:
-            raise LegalityError(f"scores for targets {first} to {span.stop} of a text of {self.targets}")
-        if (self._passes[span] >= 0).any():
-            twice = first + int(np.argmax(self._passes[span] >= 0))
-            raise LegalityError(f"target {twice} is scored a second time; the first score stands")
-        if not self._is_start[first] and self._passes[first - 1] < 0:
+        if len(index) and (index.min() < 0 or index.max() >= self.targets):
             raise LegalityError(
-                f"target {first} is scored before target {first - 1}; a document is scored from left to right"
+                f"scores for targets {index.min()} to {index.max()} of a text of {self.targets}; "
+                "there are none beyond its end"
             )
-        if not np.isfinite(nats).all() or (nats < -_ROUNDING).any():
-            odd = first + int(np.argmax(~np.isfinite(nats) | (nats < -_ROUNDING)))
+        twice = index[self._passes[index] > 0]
+        if len(twice) or len(np.unique(index)) < len(index):
+            named = f"target {twice.min()}" if len(twice) else "a target"
+            raise LegalityError(f"{named} is scored a second time; the first score stands")
+        wrong = ~np.isfinite(nats) | (nats < -_ROUNDING)
+        if wrong.any():
+            odd = int(np.argmax(wrong))
             raise LegalityError(
-                f"the score of target {odd} is {nats[odd - first]:g} nats; a probability lies between 0 and 1"
+                f"the score of target {index[odd]} is {nats[odd]:g} nats; a probability lies between 0 and 1"
+            )
+        in_order = self._is_start[index] | (self._passes[index - 1] > 0) | np.isin(index - 1, index)
+        if not in_order.all():
+            skipped = int(index[~in_order].min())
+            raise LegalityError(
+                f"target {skipped} is scored before target {skipped - 1}; "
+                "a document is scored from left to right"
             )
         if ids is not None:
-            self._ids[first + 1 : span.stop + 1] = ids
-            self._known[first + 1 : span.stop + 1] = True
-        self._require_known(np.arange(first, span.stop) + 1)
-        self._nats[span] = nats
-        self._bytes[span] = byte_counts(
-            self._tokenizer, self._ids[first + 1 : span.stop + 1], previous=int(self._ids[first])
-        )
-        self._passes[span] = self._calls
+            self._ids[index + 1] = ids
+            self._known[index + 1] = True
+        self._require_known(index + 1)
+        self._nats[index] = nats
+        self._calls += 1
+        self._passes[index] = self._calls
 
     def release(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens to learn from: inputs, targets and document starts of the targets `first` to `stop`."""
@@ -170,7 +168,7 @@ class Session:
             raise LegalityError("learning from a text on the fixed track; adaptive tracks alone may")
         if not 0 <= first <= stop <= self.targets:
             raise LegalityError(f"learning from targets {first} to {stop} of a text of {self.targets}")
-        unscored = self._passes[first:stop] < 0
+        unscored = self._passes[first:stop] == 0
         if unscored.any():
             raise LegalityError(f"learning from target {first + int(np.argmax(unscored))} before its score")
         span = slice(first, stop)
@@ -178,13 +176,19 @@ class Session:
 
     def close(self) -> Ledger:
         """The finished ledger."""
-        missing = self._counted & (self._passes < 0)
+        missing = self._counted & (self._passes == 0)
         if missing.any():
             raise LegalityError(
                 f"{int(missing.sum())} of {int(self._counted.sum())} targets have no score, "
                 f"the first is {int(np.argmax(missing))}"
             )
-        ledger = Ledger(self._nats.copy(), self._bytes.copy(), self._passes.copy(), self._counted.copy())
+        counts = byte_counts(self._tokenizer, self._ids[1:], previous=int(self._ids[0]))
+        ledger = Ledger(
+            self._nats.copy(),
+            counts.astype(np.int64),
+            self._passes.astype(np.int64) - 1,
+            self._counted.copy(),
+        )
         for array in (ledger.nats, ledger.bytes, ledger.passes, ledger.counted):
             array.flags.writeable = False
         return ledger

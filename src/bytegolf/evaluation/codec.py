@@ -1,0 +1,276 @@
+"""Lossless text compression with a model: the round trip that proves a score.
+
+The text's tokens are cut into streams that are read side by side, each beginning anew. Windows advance over
+all streams alike (a `Sliding` plan): what a window knows already is read in one pass, then a token at a time;
+before a token is coded the model has seen nothing but the tokens before it in its stream. Encoder and decoder
+run the same loop, which asks a coder for each step's ids: one that is told them, or one that finds them.
+
+Shapes: B streams, T tokens of a window, V vocabulary.
+"""
+
+import hashlib
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytegolf.errors import PackedError
+from bytegolf.evaluation.bits import score_windows
+from bytegolf.evaluation.legality import Ledger, Session, Track
+from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, Block, Layout, Packed
+from bytegolf.evaluation.symbols import Coder, Decoder, Encoder, frequencies
+from bytegolf.evaluation.windows import Sliding, Window
+from bytegolf.model.spec import LanguageModel
+from bytegolf.model.stream import Memory, Stream
+from bytegolf.tokens.tokenizer import Tokenizer
+
+#: Tokens of a block: its overhead, about 12 bytes, is then below 0.05 %.
+_BLOCK_TOKENS = 1 << 16
+#: A stream shorter than this loses too much to its fresh start.
+_STREAM_TOKENS = 4096
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+Watch = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What packing showed. ledger: the model's own scores of the session that was coded, by target."""
+
+    packed: Packed
+    ledger: Ledger
+    seconds: float
+
+
+def machine_name(device: torch.device) -> str:
+    """What decides the last bits of a model's arithmetic: torch's version and the processor's kind."""
+    if device.type == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def default_streams(tokens: int, device: torch.device) -> int:
+    """As many streams as the device reads well side by side, if each keeps a few thousand tokens."""
+    return max(1, min(tokens // _STREAM_TOKENS, 512 if device.type == "cuda" else 64))
+
+
+def pack(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    data: bytes,
+    artifact_digest: bytes,
+    plan: Sliding,
+    *,
+    streams: int | None = None,
+    watch: Watch = _silent,
+) -> PackReport:
+    """Codes any bytes. `artifact_digest`: SHA-256 of the artifact, which alone can restore them.
+
+    Raises `PackedError` for a tokenizer that does not give text back exactly.
+    """
+    began = time.perf_counter()
+    ids = np.asarray(tokenizer.encode(data), dtype=np.int64)
+    if not tokenizer.lossless or tokenizer.decode(ids) != data:
+        raise PackedError(
+            f"the artifact's tokenizer ({tokenizer.kind}) does not give every text back; "
+            "pack with an artifact whose tokenizer was trained here"
+        )
+    streams = min(len(ids), default_streams(len(ids), model.device) if streams is None else streams)
+    layout = Layout(
+        text_bytes=len(data),
+        tokens=len(ids),
+        streams=streams,
+        block_steps=max(1, min(_BLOCK_TOKENS, MAX_BLOCK_TOKENS) // max(1, streams)),
+        length=plan.length,
+        stride=plan.stride,
+        threads=torch.get_num_threads(),
+        precision=str(model.compute_dtype).removeprefix("torch."),
+        machine=machine_name(model.device),
+    )
+    run = _Run(model, tokenizer, layout, ids)
+    blocks: list[Block] = []
+    with torch.no_grad():
+        for steps in run.blocks():
+            encoder = Encoder()
+            check = 0
+            for step in steps:
+                check = zlib.crc32(run.step(step, encoder), check)
+                watch(layout.tokens_before(step + 1), layout.tokens)
+            blocks.append(Block(encoder.finish(), check))
+    packed = Packed(layout, artifact_digest[:8], _text_digest(data), tuple(blocks))
+    return PackReport(packed, run.session.close(), time.perf_counter() - began)
+
+
+def unpack(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    packed: Packed,
+    artifact_digest: bytes,
+    *,
+    watch: Watch = _silent,
+) -> bytes:
+    """The bytes that were packed.
+
+    Raises `PackedError` if the artifact is another one, or if this machine's arithmetic differs from that of
+    the machine that packed: never wrong bytes.
+    """
+    layout = packed.layout
+    if packed.artifact != artifact_digest[:8]:
+        raise PackedError(
+            f"packed with the artifact {packed.artifact.hex()}…, not with this one, "
+            f"{artifact_digest[:8].hex()}…; name the artifact that packed it"
+        )
+    run = _Run(model, tokenizer, layout, None)
+    with torch.no_grad(), _arithmetic(model, layout):
+        for steps, block in zip(run.blocks(), packed.blocks, strict=True):
+            decoder = Decoder(block.words)
+            check = 0
+            for step in steps:
+                check = zlib.crc32(run.step(step, decoder), check)
+                watch(layout.tokens_before(step + 1), layout.tokens)
+            if check != block.check or not decoder.exhausted:
+                raise PackedError(_difference(layout, steps, model.device))
+    ids = run.text_ids()
+    data = tokenizer.decode(ids)
+    if len(data) != layout.text_bytes or _text_digest(data) != packed.digest:
+        raise PackedError("the restored text is not the one that was packed; the file is damaged")
+    run.session.close()
+    return data
+
+
+def parallel_ledger(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    data: bytes,
+    layout: Layout,
+    *,
+    watch: Watch = _silent,
+) -> Ledger:
+    """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
+    ids = np.asarray(tokenizer.encode(data), dtype=np.int64)
+    session, base_B = _session(tokenizer, layout, ids)
+    windows = [
+        Window(window.start + int(base), min(window.stop, layout.stream_tokens(stream)) + int(base), scored)
+        for window in Sliding(layout.length, layout.stride).windows(np.array([0]), layout.steps)
+        for stream, base in enumerate(base_B)
+        if (scored := window.scored + int(base)) < layout.stream_tokens(stream) + int(base)
+    ]
+    score_windows(model, session, iter(windows), watch=watch)
+    return session.close()
+
+
+class _Run:
+    """The loop that encoder and decoder share: what the model has read, and what it reads next."""
+
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, layout: Layout, ids: np.ndarray | None
+    ) -> None:
+        self.session, self._base_B = _session(tokenizer, layout, ids)
+        self._known = ids is not None
+        self._model, self._layout = model, layout
+        self._windows = Sliding(layout.length, layout.stride).windows(np.array([0]), layout.steps)
+        self._window = Window(0, 0, 0)
+        self._memory = Memory()
+
+    def blocks(self) -> Iterator[range]:
+        """The steps of each block."""
+        size = self._layout.block_steps
+        for first in range(0, self._layout.steps, size):
+            yield range(first, min(first + size, self._layout.steps))
+
+    def step(self, step: int, coder: Coder) -> bytes:
+        """Codes the token of every stream at this step, first stream first; their ids as int32 bytes."""
+        read = self._read(step)
+        active = self._layout.active(step)
+        index_B = self._base_B[:active] + step
+        logs_BV = self._model.distribution(self._hidden(read))[:active]
+        known_B = self.session.wanted(index_B) if self._known else None
+        ids_B = coder.code(frequencies(logs_BV), known_B)
+        chosen = torch.from_numpy(ids_B).to(logs_BV.device)
+        nats_B = -logs_BV.gather(1, chosen[:, None])[:, 0].double().cpu().numpy()
+        self.session.record(index_B, nats_B, None if self._known else ids_B)
+        return ids_B.astype("<i4").tobytes()
+
+    def text_ids(self) -> np.ndarray:
+        """The ids of the whole text, streams joined again."""
+        parts = [
+            self.session.inputs(base + 1 + np.arange(self._layout.stream_tokens(stream)))[0]
+            for stream, base in enumerate(self._base_B)
+        ]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+    def _read(self, step: int) -> np.ndarray:
+        """The places that the model reads before this step: one token, or all that a new window knows."""
+        if step < self._window.stop:
+            return np.array([step])
+        self._window = next(self._windows)
+        self._memory = Memory(self._layout.length)
+        return np.arange(self._window.start, step + 1)
+
+    def _hidden(self, read: np.ndarray) -> Tensor:
+        """Hidden states (B, D) after the places `read`, which continue what the memory holds."""
+        ids_BT, is_start_BT = self.session.inputs(self._base_B[:, None] + read)
+        device = self._model.device
+        stream = Stream.of(torch.from_numpy(is_start_BT), self._memory, device=device)
+        return self._model.hidden(torch.from_numpy(ids_BT).to(device), stream)[:, -1]
+
+
+def _session(tokenizer: Tokenizer, layout: Layout, ids: np.ndarray | None) -> tuple[Session, np.ndarray]:
+    """A session over the streams laid end to end, and the offset of each.
+
+    Every stream begins with bos. What follows its last token is no part of the text.
+    """
+    lengths_B = np.array([layout.stream_tokens(stream) for stream in range(layout.streams)], dtype=np.int64)
+    base_B = np.cumsum([0, *(lengths_B[:-1] + 1)])[: layout.streams]
+    joined = np.full(layout.tokens + layout.streams + 1, tokenizer.bos, dtype=np.int64)
+    counted = np.ones(layout.tokens + layout.streams, dtype=bool)
+    counted[base_B + lengths_B] = False
+    starts = base_B if layout.streams else np.array([0])
+    if ids is not None:
+        of_text = np.ones(len(joined), dtype=bool)
+        of_text[starts] = False
+        of_text[-1] = False
+        joined[of_text] = ids
+    session = Session(tokenizer, joined, starts, Track.fixed(), counted=counted, known=ids is not None)
+    return session, base_B
+
+
+def _text_digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:8]
+
+
+@contextmanager
+def _arithmetic(model: LanguageModel, layout: Layout) -> Iterator[None]:
+    """The precision and the threads that the encoder had, for as long as decoding takes."""
+    threads, precision = torch.get_num_threads(), model.compute_dtype
+    try:
+        model.compute_dtype = _PRECISIONS[layout.precision]
+    except KeyError as error:
+        raise PackedError(
+            f"packed in the unknown precision {layout.precision!r}; the file is damaged"
+        ) from error
+    torch.set_num_threads(layout.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        model.compute_dtype = precision
+
+
+def _difference(layout: Layout, steps: range, device: torch.device) -> str:
+    here = machine_name(device)
+    other = "" if here == layout.machine else f" (packed on {layout.machine}; this is {here})"
+    return (
+        f"tokens {layout.tokens_before(steps.start):,} to {layout.tokens_before(steps.stop):,} do not come "
+        f"out as they went in: the file is damaged, or this machine computes other probabilities{other}; "
+        "unpack where it was packed"
+    )

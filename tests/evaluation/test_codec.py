@@ -1,0 +1,154 @@
+"""The codec: any bytes come back, the size is the session's ledger, and nothing wrong is ever returned."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytegolf.errors import PackedError
+from bytegolf.evaluation.codec import PackReport, pack, parallel_ledger, unpack
+from bytegolf.evaluation.packed import packed_to_bytes, read_packed
+from bytegolf.evaluation.windows import Sliding
+from bytegolf.model.attention import Attention
+from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import LanguageModel, Model
+from bytegolf.model.stack import Block
+from bytegolf.text.documents import Document
+from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer
+from bytegolf.tokens.training import train_sentencepiece
+
+DIGEST = hashlib.sha256(b"an artifact").digest()
+TEXT = ("In the beginning God created the heaven and the earth. " * 40).encode()
+PLAN = Sliding(16, 5)
+
+
+def network(vocabulary: int) -> LanguageModel:
+    torch.manual_seed(0)
+    block = Block(Attention(2, 1), SquaredMlp(16))
+    spec = Model(width=16, layers=(block,) * 2, embedding=TiedEmbedding(0.5), vocabulary=vocabulary)
+    model = spec.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+BYTES = ByteTokenizer()
+MODEL = network(BYTES.vocabulary)
+
+
+def round_trip(
+    data: bytes,
+    *,
+    streams: int | None = 3,
+    plan: Sliding = PLAN,
+    model: LanguageModel = MODEL,
+    tokenizer: Tokenizer = BYTES,
+) -> PackReport:
+    report = pack(model, tokenizer, data, DIGEST, plan, streams=streams)
+    packed = read_packed(packed_to_bytes(report.packed))
+    assert packed == report.packed
+    assert unpack(model, tokenizer, packed, DIGEST) == data
+    return report
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    data=st.binary(max_size=120),
+    streams=st.integers(1, 7),
+    length=st.integers(1, 12),
+    stride=st.integers(1, 12),
+)
+def test_any_bytes_come_back(data: bytes, streams: int, length: int, stride: int) -> None:
+    round_trip(data, streams=streams, plan=Sliding(length, min(stride, length)))
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"\xff\xfe\x00", "é\u2581\0 \n".encode(), bytes(range(256))])
+def test_small_and_odd_texts_come_back(data: bytes) -> None:
+    round_trip(data, streams=None)
+
+
+def test_pieces_come_back_too() -> None:
+    documents = [Document(TEXT.decode(), "genesis")]
+    tokenizer = train_sentencepiece(documents, 300)
+    odd = TEXT + b"\xff\xc3 \xe2\x96\x81 end"
+    round_trip(odd, tokenizer=tokenizer, model=network(tokenizer.vocabulary))
+
+
+def test_the_size_is_the_ledger_of_its_session() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes()
+    report = round_trip(data, streams=8, plan=Sliding(32, 32))
+    assert report.ledger.tokens == report.ledger.total_bytes == len(data)
+    ledger_bytes = report.ledger.total_nats / np.log(2) / 8
+    size = len(packed_to_bytes(report.packed))
+    assert ledger_bytes <= size <= 1.005 * ledger_bytes + 64
+
+
+def test_token_by_token_scores_are_those_of_whole_windows() -> None:
+    report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3)
+    parallel = parallel_ledger(MODEL, BYTES, TEXT, report.packed.layout)
+    assert parallel.counted.tolist() == report.ledger.counted.tolist()
+    counted = parallel.counted
+    np.testing.assert_allclose(report.ledger.nats[counted], parallel.nats[counted], rtol=0, atol=2e-5)
+    assert parallel.total_bytes == len(TEXT)
+
+
+def test_more_streams_lose_context_and_one_loses_none() -> None:
+    layouts = {n: pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=n).packed.layout for n in (1, 50)}
+    one, many = (parallel_ledger(MODEL, BYTES, TEXT, layouts[n]) for n in (1, 50))
+    assert one.tokens == many.tokens
+    assert one.total_nats != many.total_nats
+
+
+def test_another_artifact_is_refused() -> None:
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN).packed
+    with pytest.raises(PackedError, match="not with this one"):
+        unpack(MODEL, BYTES, packed, hashlib.sha256(b"another").digest())
+
+
+def test_other_probabilities_are_noticed_before_anything_is_returned() -> None:
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=2).packed
+    other = network(BYTES.vocabulary)
+    with torch.no_grad():
+        other.embedding.weight[5] *= 1.0 + 1e-4
+    with pytest.raises(PackedError, match="do not come out as they went in"):
+        unpack(other, BYTES, packed, DIGEST)
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_flipped_byte_is_noticed(place: float, flip: int) -> None:
+    data = bytearray(packed_to_bytes(pack(MODEL, BYTES, TEXT[:300], DIGEST, PLAN, streams=2).packed))
+    data[int(place * len(data))] ^= flip
+    with pytest.raises(PackedError):
+        unpack(MODEL, BYTES, read_packed(bytes(data)), DIGEST)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 20, 40, -9, -1])
+def test_a_file_cut_short_is_refused(keep: int) -> None:
+    data = packed_to_bytes(pack(MODEL, BYTES, TEXT[:300], DIGEST, PLAN).packed)
+    with pytest.raises(PackedError):
+        read_packed(data[:keep])
+    with pytest.raises(PackedError, match="bytes follow the last block"):
+        read_packed(data + b"x")
+
+
+def test_claims_beyond_the_file_are_refused() -> None:
+    packed = pack(MODEL, BYTES, b"abc", DIGEST, PLAN).packed
+    vast = replace(packed.layout, text_bytes=1 << 35, tokens=1 << 35, block_steps=1 << 17)
+    with pytest.raises(PackedError, match="cannot hold"):
+        read_packed(packed_to_bytes(replace(packed, layout=vast)))
+
+
+def test_settings_are_put_back_after_unpacking() -> None:
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN).packed
+    threads = torch.get_num_threads()
+    other = replace(packed, layout=replace(packed.layout, threads=threads + 1))
+    unpack(MODEL, BYTES, other, DIGEST)
+    assert torch.get_num_threads() == threads
+    assert MODEL.compute_dtype == torch.float32
