@@ -52,6 +52,10 @@ def _run(words: list[str]) -> int:
         from bytegolf.cli.listing import list_recipes
 
         return list_recipes(rest)
+    if name == "compare":
+        from bytegolf.cli.compare import compare
+
+        return compare(rest)
     from bytegolf.cli import commands
 
     return commands.RUNNERS[name](rest)

@@ -68,11 +68,14 @@ def read_command(
     if isinstance(draft, type):
         draft = Draft.blank(draft)
     fields = POSITIONALS[name]
-    free = read_options(words, [draft, *more], short=short)
+    free: list[Any] = list(read_options(words, [draft, *more], short=short))
+    if free and fields and draft.takes_many(fields[-1]):
+        last = len(fields) - 1
+        free[last:] = [free[last:]] if free[last:] else []
     if len(free) > len(fields):
         raise RecipeError(f"{free[len(fields)]!r} is one argument too many; write {usage(name)} OPTIONS")
     for field, value in zip(fields, free, strict=False):
         draft.assign_plain(field, value)
     if fields and fields[0] not in draft.given():
-        raise RecipeError(f"{name} needs {fields[0].upper()}; write {usage(name)}")
+        raise RecipeError(f"{name} needs {usage(name).split()[2]}; write {usage(name)}")
     return draft.build()

@@ -19,6 +19,7 @@ from bytegolf.cli.help_pages import print_recipe
 from bytegolf.cli.options import Compress, Doctor, Evaluate, Generate, Report, Show, Train, usage
 from bytegolf.cli.recipe_files import built_in, find_recipe
 from bytegolf.cli.summary import print_scores, print_summary
+from bytegolf.cli.sweep import sweep
 from bytegolf.doctor import diagnose, print_diagnosis
 from bytegolf.errors import RecipeError
 from bytegolf.recipe import Recipe
@@ -202,6 +203,7 @@ def report(words: Sequence[str]) -> int:
 
 RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "sweep": sweep,
     "compress": compress,
     "evaluate": evaluate,
     "generate": write,

@@ -12,6 +12,13 @@ _DOTTED = (
     "several values, a class its name (--tokens Bytes) or JSON. --text FILES is short for --text.sources "
     "FILES."
 )
+_SWEEP = (
+    "--set PATH=VALUE,VALUE may be given several times. A list or a class with settings is JSON, whose "
+    "commas stay: --set 'training.validate_at=[0.5],[0.25,0.5]'. A text with a comma stands in double "
+    "quotes: --set 'name=\"a,b\",c'. * in a path stands for every item: --set "
+    "'model.layers.*.mixer.window=64,128'. Settings that all runs share are changed as for train: "
+    "--training.budget.seconds 60, --text FILES."
+)
 
 
 def print_commands() -> None:
@@ -43,6 +50,7 @@ def print_command(name: str) -> None:
     _print(COMMANDS[name], name, inspect.cleandoc(COMMANDS[name].__doc__ or ""), {})
     notes = {
         "train": f"{_DOTTED}\n\nbytegolf train RECIPE --help lists every setting of a recipe.",
+        "sweep": f"{_SWEEP}\n\nbytegolf sweep RECIPE --help lists every setting of a recipe.",
         "show": f"{_DOTTED}\n\nbytegolf show RECIPE --help lists every setting of a recipe.",
         "compress": "Settings below compression can be changed: --compression.budget_bytes 900000.",
         "evaluate": "A plan is changed by its path: --plans.0.stride 64, or all of them: --plans Chunked.",

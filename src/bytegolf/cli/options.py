@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from bytegolf.evaluation.significance import MARGIN
 from bytegolf.evaluation.windows import Chunked, Sliding, WindowPlan
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -12,6 +13,9 @@ _RecipeWord = Annotated[Positional[str], arg(metavar="RECIPE")]
 _FolderWord = Annotated[Positional[str], arg(metavar="FOLDER")]
 _ArtifactWord = Annotated[Positional[str], arg(metavar="ARTIFACT")]
 _PromptWord = Annotated[Positional[str], arg(metavar="PROMPT")]
+_RunWords = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN…")]
+_Runs = Annotated[tuple[str, ...], arg(metavar="RUN…")]
+_Sets = Annotated[tuple[str, ...], arg(metavar="PATH=VALUE,VALUE…")]
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,51 @@ class Report:
     """The folder of the run."""
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Train a recipe with several seeds, and with every combination of some settings.
+
+    Each run has a folder below FOLDER. What is finished is skipped and what was stopped goes on, so that the
+    same command continues a sweep.
+    """
+
+    recipe: _RecipeWord = ""
+    """A recipe's name, a .py file with RECIPE, or a run's recipe.json."""
+    seeds: tuple[int, ...] = ()
+    """The seeds that every combination is trained with, such as 1 2 3."""
+    set: _Sets = ()
+    """Values to try for a setting, by its dotted path. Several settings give all their combinations."""
+    folder: str = ""
+    """Folder of the sweep; runs/NAME-sweep by default."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Seeds side by side, and whether one way to train beats another (Welch's t-test).
+
+    A RUN is a run's folder, or a folder with runs below it, such as a group of a sweep.
+    """
+
+    runs: _RunWords
+    """The runs of one way to train, a seed each."""
+    against: _Runs = ()
+    """The runs of the way to compare with."""
+    margin: float = MARGIN
+    """Nats per token that RUN must be better by; the default is the 16 MB challenge's."""
+    plan: str = ""
+    """The scoring plan to compare under, such as 'chunked 1024'; by default the first that all runs share."""
+    json: str = ""
+    """Also writes all figures into this file."""
+
+
 COMMANDS: dict[str, type] = {
     "train": Train,
     "compress": Compress,
+    "sweep": Sweep,
     "evaluate": Evaluate,
+    "compare": Compare,
     "generate": Generate,
     "show": Show,
     "recipes": Recipes,
@@ -135,16 +180,19 @@ COMMANDS: dict[str, type] = {
 POSITIONALS = {
     "train": ("recipe",),
     "compress": ("folder",),
+    "sweep": ("recipe",),
     "evaluate": ("artifact",),
+    "compare": ("runs",),
     "generate": ("artifact", "prompt"),
     "show": ("recipe",),
     "recipes": (),
     "doctor": (),
     "report": ("folder",),
 }
+_PLACES = {"prompt": "[PROMPT]", "runs": "RUN…"}
 
 
 def usage(name: str) -> str:
     """bytegolf COMMAND with its positional arguments."""
-    words = [f"[{field.upper()}]" if field == "prompt" else field.upper() for field in POSITIONALS[name]]
+    words = [_PLACES.get(field, field.upper()) for field in POSITIONALS[name]]
     return " ".join(["bytegolf", name, *words])
