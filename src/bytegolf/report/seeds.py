@@ -1,5 +1,6 @@
 """Finished runs as seeds of an experiment, and the refusal of those that cannot be compared."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +103,11 @@ def refuse_incomparable(sides: Sequence[Side]) -> None:
                     f"({key} {first.digests[key][:12]} and {other.digests[key][:12]}); "
                     "train both on the same text with the same tokenizer"
                 )
-    for one in sides:
-        for two in sides:
-            both = {seed.folder.resolve() for seed in one.seeds} & {
-                seed.folder.resolve() for seed in two.seeds
-            }
-            if one is not two and both:
-                raise BytegolfError(f"'{min(both)}' is on both sides; leave it out on one of them")
+    for one, two in itertools.combinations(sides, 2):
+        theirs = {seed.folder.resolve() for seed in two.seeds}
+        for seed in one.seeds:
+            if seed.folder.resolve() in theirs:
+                raise BytegolfError(f"'{seed.folder}' is on both sides; leave it out on one of them")
 
 
 def shared_plan(sides: Sequence[Side], asked: str = "") -> str:
