@@ -108,7 +108,11 @@ def _operations(machine: Machine) -> Iterator[Finding]:
         yield Finding("loss", "reference", "compiled: one fused pass")
         yield Finding("normalization", "reference", "compiled: fused with its neighbours")
     else:
-        yield Finding("attention", "reference", "masked matrix products; packed kernels need a GPU")
+        yield Finding(
+            "attention",
+            "reference",
+            "masked matrix products; torch's fused operator for scoring and decoding",
+        )
         yield Finding("loss", "chunked", "logits stay in the cache, which halves the time on a CPU")
         yield Finding("normalization", "saved", "fewer passes over memory than the plain form")
     yield Finding("orthogonalization", "reference", "batched matrix products in the compute precision")

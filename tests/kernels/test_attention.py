@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bytegolf.kernels.attention import attend, segments_from_starts
+from bytegolf.kernels.attention.fused import fused_attention
 from bytegolf.kernels.attention.reference import attention as reference
 from bytegolf.model.stream import Stream
 
@@ -80,6 +81,26 @@ def test_the_reference_is_attention_in_plain_loops(
     theirs = torch.autograd.grad(expected, (q, k, v), toward)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+    with torch.no_grad():
+        torch.testing.assert_close(run(fused_attention, q, k, v, starts, window), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_what_the_fused_body_may_not_see_changes_no_bit(dtype: torch.dtype) -> None:
+    q, k, v = tensors((3, 70, 6, 2, 10), 4, dtype)
+    starts = torch.zeros(3, 70, dtype=torch.bool)
+    starts[:, 41] = True
+    y = run(fused_attention, q, k, v, starts, 20)
+    for place in (1, 40, 41, 63, 69):
+        later = [x.detach().clone() for x in (q, k, v)]
+        for x in later:
+            x[:, place] = 3 * torch.randn_like(x[:, place])
+        z = run(fused_attention, *later, starts, 20)
+        assert torch.equal(z[:, :place], y[:, :place])
+        assert not torch.equal(z[:, place], y[:, place])
+        beyond = 41 if place < 41 else 70
+        assert torch.equal(z[:, beyond:], y[:, beyond:])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 0.06)])

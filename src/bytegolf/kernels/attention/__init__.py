@@ -1,11 +1,14 @@
 """Causal attention over packed documents, with an optional window and fewer key/value heads than query heads.
 
 Shapes: B rows, T query tokens, S key tokens, H query heads, G key/value heads (G divides H), K head width.
-Bodies: `reference` (anywhere; also decoding), `varlen` (CUDA GPUs, 16-bit, no memory); the same tests.
+Bodies: `reference` (anywhere), `fused` (CPUs, without gradients: scoring and decoding), `varlen` (CUDA GPUs,
+16-bit, no memory); the same tests.
 """
 
+import torch
 from torch import Tensor
 
+from bytegolf.kernels.attention.fused import fused_attention
 from bytegolf.kernels.attention.reference import attention as reference_attention
 from bytegolf.kernels.attention.varlen import Segments, segments_from_starts, varlen_attention
 
@@ -32,7 +35,10 @@ def attend(
     """
     if segments is not None and q_BTHK.element_size() == 2:
         return varlen_attention(q_BTHK, k_BSGK, v_BSGK, segments=segments, window=window)
-    return reference_attention(
+    plain = reference_attention
+    if q_BTHK.device.type == "cpu" and not torch.is_grad_enabled():
+        plain = fused_attention
+    return plain(
         q_BTHK,
         k_BSGK,
         v_BSGK,
