@@ -1,5 +1,6 @@
 """Prepared folders: complete, checked, reused or refused, never mixed."""
 
+import hashlib
 import json
 import os
 
@@ -137,7 +138,7 @@ def test_a_leak_in_a_prepared_folder_is_found(tmp_path):
     leaked = (tmp_path / "training.hashes").read_bytes() + (tmp_path / "validation.hashes").read_bytes()[:16]
     (tmp_path / "training.hashes").write_bytes(leaked)
     manifest = json.loads((tmp_path / "manifest.json").read_bytes())
-    manifest["files"].pop("training.hashes")
+    manifest["files"]["training.hashes"] = hashlib.sha256(leaked).hexdigest()
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ShardError, match="1 validation documents"):
         open_prepared(tmp_path)
@@ -167,6 +168,7 @@ def test_a_shard_without_tokens_is_refused(tmp_path, size):
         "validation.jsonl",
         "training.hashes",
         "validation.hashes",
+        "training.sketch",
         "pieces.tokenizer",
     ],
 )

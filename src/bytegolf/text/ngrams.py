@@ -71,7 +71,8 @@ def _gram_blocks(texts: Sequence[bytes]) -> Iterator[tuple[Hashes, Owners]]:
             grams += near_words[offset : offset + count] * power * same
         is_first = owner != np.concatenate([owners[start - 1 : start] if start else [-1], owner[:-1]])
         # A gram is whole, or it is all of a short text.
-        kept = same | is_first
+        is_whole = near_owners[GRAM_WORDS - 1 : GRAM_WORDS - 1 + count] == owner
+        kept = is_whole | is_first
         yield _mix(grams[kept]), owner[kept]
 
 

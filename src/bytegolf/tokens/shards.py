@@ -1,7 +1,8 @@
 """Prepared text: a folder of token shards with a manifest that says exactly what they are.
 
 The manifest is written last, so an interrupted preparation leaves none and is done again. A folder that was
-prepared from other text or with another tokenizer is refused, never mixed.
+prepared from other text or with another tokenizer is refused, never mixed. Beside the shards lie a hash of
+every document and a sketch of the 13-grams trained on, by which `tokens.cleanliness` checks a split later.
 """
 
 import hashlib
@@ -16,18 +17,27 @@ import numpy as np
 from bytegolf.errors import ShardError
 from bytegolf.files import atomic_write, atomic_writer
 from bytegolf.text.documents import Document
+from bytegolf.tokens.manifest import (
+    FORMAT,
+    HASH_BYTES,
+    HASHES,
+    MANIFEST,
+    SKETCH,
+    TOKENIZER,
+    VALIDATION_TEXT,
+    check_file,
+    file_digest,
+    read_manifest,
+    require_files,
+)
 from bytegolf.tokens.shard_files import MAX_VOCABULARY, SHARD_TOKENS, ShardCounts, map_shard, write_shards
-from bytegolf.tokens.store import TokenStore
+from bytegolf.tokens.store import TokenStore, require_known_ids
 from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
-from bytegolf.tokens.tokenizing import tokenize
+from bytegolf.tokens.tokenizing import Sketch, tokenize
 
 __all__ = ["Prepared", "TokenStore", "open_prepared", "prepare"]
 
 Progress = Callable[[int, int], None]
-_FORMAT = 1
-_HASH_BYTES = 16
-_MANIFEST, _TOKENIZER, _VALIDATION_TEXT = "manifest.json", "pieces.tokenizer", "validation.jsonl"
-_HASHES = {"training": "training.hashes", "validation": "validation.hashes"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,15 @@ class Prepared:
 
     def validation_documents(self) -> list[Document]:
         """The raw held-out documents, in the order of the validation shards."""
-        lines = (self.folder / _VALIDATION_TEXT).read_bytes().split(b"\n")
-        return [Document(**json.loads(line)) for line in lines if line]
+        path = self.folder / VALIDATION_TEXT
+        documents = []
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            try:
+                fields = json.loads(line)
+                documents.append(Document(text=str(fields["text"]), id=str(fields["id"])))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise ShardError(f"{path} is damaged; delete {self.folder} and prepare again") from error
+        return documents
 
     def training_bytes(self, limit: int) -> bytes:
         """At most `limit` bytes of training text, decoded from documents drawn evenly over the whole."""
@@ -80,8 +97,8 @@ def prepare(
     """
     source = json.loads(json.dumps(source))
     try:
-        if (folder / _MANIFEST).exists():
-            _require_same(folder, _read_manifest(folder), source, tokenizer)
+        if (folder / MANIFEST).exists():
+            _require_same(folder, read_manifest(folder), source, tokenizer)
             return open_prepared(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
@@ -99,34 +116,48 @@ def prepare(
 
 def open_prepared(folder: Path) -> Prepared:
     """Opens a prepared folder and checks every size and hash, and that no document is in both splits."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
+    require_files(folder, manifest)
     try:
-        for name, digest in manifest["files"].items():
-            _check_file(folder / name, digest)
-        tokenizer = tokenizer_from_bytes((folder / _TOKENIZER).read_bytes())
         stores = {}
-        for split in _HASHES:
+        for name, digest in manifest["files"].items():
+            check_file(folder / name, digest)
+        tokenizer = tokenizer_from_bytes((folder / TOKENIZER).read_bytes())
+        for split in HASHES:
             entries = [entry for entry in manifest["shards"] if entry["split"] == split]
-            shards = []
-            for entry in entries:
-                shards.append(map_shard(folder / entry["file"]))
-                _check_file(folder / entry["file"], entry["sha256"])
-            text_bytes = sum(entry["bytes"] for entry in entries)
-            stores[split] = TokenStore(shards, bos=tokenizer.bos, text_bytes=text_bytes)
-        leaked = _common_hashes(*((folder / name).read_bytes() for name in _HASHES.values()))
+            stores[split] = _open_split(folder, entries, tokenizer)
+        leaked = _common_hashes(*(_read_hashes(folder / name) for name in HASHES.values()))
     except OSError as error:
         raise ShardError(
             f"{folder} cannot be read ({error.strerror or error}); prepare the text again"
-        ) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ShardError(
-            f"{folder / _MANIFEST} is damaged ({error!r}); delete {folder} and prepare again"
         ) from error
     if leaked:
         raise ShardError(
             f"{leaked} validation documents of {folder} are also training documents; prepare again"
         )
     return Prepared(folder, tokenizer, stores["training"], stores["validation"], manifest)
+
+
+def document_hash(document: Document) -> bytes:
+    """What stands for a document in a prepared folder's lists of hashes."""
+    return hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]
+
+
+def _open_split(folder: Path, entries: list[dict[str, Any]], tokenizer: Tokenizer) -> TokenStore:
+    shards = []
+    for entry in entries:
+        path = folder / entry["file"]
+        shards.append(map_shard(path))
+        check_file(path, entry["sha256"])
+        require_known_ids(path, shards[-1], tokenizer)
+    store = TokenStore(shards, bos=tokenizer.bos, text_bytes=sum(entry["bytes"] for entry in entries))
+    counted = (store.tokens, store.documents)
+    claimed = tuple(sum(entry[count] for entry in entries) for count in ("tokens", "documents"))
+    if counted != claimed:
+        raise ShardError(
+            f"{folder} holds {counted} tokens and documents where its manifest says {claimed}; prepare again"
+        )
+    return store
 
 
 @dataclass(frozen=True)
@@ -137,9 +168,12 @@ class _Writer:
     shard_tokens: int
     progress: Progress
 
-    def split(self, name: str, documents: Iterable[Document], already: tuple[int, int]) -> list[ShardCounts]:
+    def split(
+        self, name: str, documents: Iterable[Document], already: tuple[int, int], sketch: Sketch
+    ) -> list[ShardCounts]:
         """Writes one split's shards; `already` (documents, bytes) were counted before it."""
-        counted = self._counted(tokenize(documents, self.tokenizer, self.processes), *already)
+        tokenized = tokenize(documents, self.tokenizer, self.processes, sketch)
+        counted = self._counted(tokenized, *already)
         shards = write_shards(self.folder, name, counted, self.shard_tokens)
         if not shards:
             raise ShardError(f"there are no {name} documents to prepare; give more text")
@@ -162,24 +196,24 @@ def _write(
         raise ShardError(
             f"a vocabulary of {tokenizer.vocabulary} does not fit shards; at most {MAX_VOCABULARY} does"
         )
-    atomic_write(folder / _TOKENIZER, tokenizer.to_bytes())
+    atomic_write(folder / TOKENIZER, tokenizer.to_bytes())
     validation_hashes: list[bytes] = []
-    with atomic_writer(folder / _VALIDATION_TEXT) as file:
+    with atomic_writer(folder / VALIDATION_TEXT) as file:
 
         def kept(documents: Iterable[Document]) -> Iterator[Document]:
             for document in documents:
-                validation_hashes.append(_document_hash(document))
+                validation_hashes.append(document_hash(document))
                 line = json.dumps({"text": document.text, "id": document.id}, ensure_ascii=False)
                 file.write(line.encode() + b"\n")
                 yield document
 
-        validation_shards = writer.split("validation", kept(validation), (0, 0))
+        validation_shards = writer.split("validation", kept(validation), (0, 0), Sketch())
     held_out, training_hashes, dropped = set(validation_hashes), [], 0
 
     def not_held_out(documents: Iterable[Document]) -> Iterator[Document]:
         nonlocal dropped
         for document in documents:
-            digest = _document_hash(document)
+            digest = document_hash(document)
             if digest in held_out:
                 dropped += 1
                 continue
@@ -187,9 +221,11 @@ def _write(
             yield document
 
     already = (len(validation_hashes), sum(shard.bytes for shard in validation_shards))
-    training_shards = writer.split("training", not_held_out(training), already)
-    atomic_write(folder / _HASHES["validation"], b"".join(validation_hashes))
-    atomic_write(folder / _HASHES["training"], b"".join(training_hashes))
+    sketch = Sketch()
+    training_shards = writer.split("training", not_held_out(training), already, sketch)
+    atomic_write(folder / HASHES["validation"], b"".join(validation_hashes))
+    atomic_write(folder / HASHES["training"], b"".join(training_hashes))
+    atomic_write(folder / SKETCH, sketch.to_bytes())
     shards = {"training": training_shards, "validation": validation_shards}
     _write_manifest(folder, tokenizer, source, shards, dropped)
 
@@ -197,9 +233,9 @@ def _write(
 def _write_manifest(
     folder: Path, tokenizer: Tokenizer, source: dict, shards: dict[str, list[ShardCounts]], dropped: int
 ) -> None:
-    names = (_TOKENIZER, _VALIDATION_TEXT, *_HASHES.values())
+    names = (TOKENIZER, VALIDATION_TEXT, *HASHES.values(), SKETCH)
     manifest = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "source": source,
         "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary, "digest": tokenizer.digest},
         "totals": {
@@ -211,41 +247,28 @@ def _write_manifest(
             for split, written in shards.items()
         },
         "leaked_documents_dropped": dropped,
-        "files": {name: _file_digest(folder / name) for name in names},
+        "files": {name: file_digest(folder / name) for name in names},
         "shards": [
-            {"split": split, **asdict(shard), "sha256": _file_digest(folder / shard.file)}
+            {"split": split, **asdict(shard), "sha256": file_digest(folder / shard.file)}
             for split, written in shards.items()
             for shard in written
         ],
     }
-    atomic_write(folder / _MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ShardError(f"{folder} holds no prepared text ({error.strerror}); prepare it first") from error
-    except ValueError as error:
-        raise ShardError(f"{path} is damaged; delete {folder} and prepare again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ShardError(f"{path} is of another format than {_FORMAT}; delete {folder} and prepare again")
-    return manifest
+    atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
 def _require_same(
     folder: Path, manifest: dict[str, Any], source: dict[str, Any], tokenizer: Tokenizer
 ) -> None:
     remedy = f"choose another folder or delete {folder}"
-    prepared = manifest.get("source", {})
+    prepared = manifest["source"]
     for key in sorted(prepared.keys() | source.keys()):
         if prepared.get(key) != source.get(key):
             raise ShardError(
                 f"{folder} was prepared from other text: {key} is {prepared.get(key)!r} there and "
                 f"{source.get(key)!r} here; {remedy}"
             )
-    digest = manifest.get("tokenizer", {}).get("digest")
+    digest = manifest["tokenizer"].get("digest")
     if digest != tokenizer.digest:
         raise ShardError(
             f"{folder} was prepared with another tokenizer (digest {str(digest)[:12]}, "
@@ -254,13 +277,17 @@ def _require_same(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for name in (*(f"{split}_*.bin" for split in _HASHES), *_HASHES.values(), _TOKENIZER, _VALIDATION_TEXT):
+    shards = (f"{split}_*.bin" for split in HASHES)
+    for name in (*shards, *HASHES.values(), SKETCH, TOKENIZER, VALIDATION_TEXT):
         for leftover in [*folder.glob(name), *folder.glob(f".{name}.*")]:
             leftover.unlink()
 
 
-def _document_hash(document: Document) -> bytes:
-    return hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).digest()[:_HASH_BYTES]
+def _read_hashes(path: Path) -> bytes:
+    hashes = path.read_bytes()
+    if len(hashes) % HASH_BYTES:
+        raise ShardError(f"{path} is no list of hashes; delete {path.parent} and prepare again")
+    return hashes
 
 
 def _common_hashes(training: bytes, validation: bytes) -> int:
@@ -268,15 +295,5 @@ def _common_hashes(training: bytes, validation: bytes) -> int:
     training_halves = np.frombuffer(training, dtype=np.uint64)[::2]
     validation_halves = np.frombuffer(validation, dtype=np.uint64)[::2]
     candidates = np.flatnonzero(np.isin(training_halves, validation_halves))
-    whole = {validation[i : i + _HASH_BYTES] for i in range(0, len(validation), _HASH_BYTES)}
-    return sum(training[i * _HASH_BYTES : (i + 1) * _HASH_BYTES] in whole for i in candidates.tolist())
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_file(path: Path, digest: str) -> None:
-    if _file_digest(path) != digest:
-        raise ShardError(f"{path} is not as it was prepared; delete {path.parent} and prepare again")
+    whole = {validation[i : i + HASH_BYTES] for i in range(0, len(validation), HASH_BYTES)}
+    return sum(training[i * HASH_BYTES : (i + 1) * HASH_BYTES] in whole for i in candidates.tolist())

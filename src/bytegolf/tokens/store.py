@@ -13,6 +13,17 @@ from bytegolf.tokens.tokenizer import Tokenizer
 _SCAN_TOKENS = 1 << 24
 
 
+def require_known_ids(path: Path, shard: np.ndarray, tokenizer: Tokenizer) -> None:
+    """Raises `ShardError` if a shard (from `path`) holds an id that the tokenizer doesn't have."""
+    for start in range(0, len(shard), _SCAN_TOKENS):
+        largest = int(shard[start : start + _SCAN_TOKENS].max())
+        if largest >= tokenizer.vocabulary:
+            raise ShardError(
+                f"shard {path} holds the id {largest}, outside the tokenizer's vocabulary of "
+                f"{tokenizer.vocabulary}; use the tokenizer that wrote it"
+            )
+
+
 class TokenStore:
     """Documents, each bos and then its tokens, one behind another.
 
@@ -39,14 +50,10 @@ class TokenStore:
         shards = [map_shard(path) for path in paths]
         text_bytes = 0
         for path, shard in zip(paths, shards, strict=True):
+            require_known_ids(path, shard, tokenizer)
             previous = None
             for start in range(0, len(shard), _SCAN_TOKENS):
                 part = shard[start : start + _SCAN_TOKENS]
-                if int(part.max()) >= tokenizer.vocabulary:
-                    raise ShardError(
-                        f"shard {path} holds the id {int(part.max())}, outside the tokenizer's vocabulary of "
-                        f"{tokenizer.vocabulary}; use the tokenizer that wrote it"
-                    )
                 text_bytes += int(byte_counts(tokenizer, part, previous).sum(dtype=np.int64))
                 previous = int(part[-1])
         return cls(shards, bos=tokenizer.bos, text_bytes=text_bytes)

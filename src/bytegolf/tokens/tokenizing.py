@@ -11,6 +11,7 @@ import numpy as np
 
 from bytegolf.errors import ShardError
 from bytegolf.text.documents import Document
+from bytegolf.text.ngrams import Hashes, sketched_grams
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.shard_files import TokenizedDocument
 from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
@@ -18,23 +19,51 @@ from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
 # Characters handed to a worker at once: enough to drown the cost of handing over, little enough to spread.
 _CHUNK_CHARACTERS = 2_000_000
 
+# Hashes of a sketch that wait until they are sorted in.
+_SKETCH_WAITING = 1 << 20
+
 # A worker process builds its tokenizer once.
 _worker_tokenizer: Tokenizer | None = None
 
+_Encoded = tuple[bytes, list[int], list[int], Hashes]
+
+
+class Sketch:
+    """The distinct sketched 13-grams of documents, in whatever order they come; 8 bytes for 64 words."""
+
+    def __init__(self) -> None:
+        self._hashes: Hashes = np.zeros(0, dtype=np.uint64)
+        self._waiting: list[Hashes] = []
+
+    def add(self, hashes: Hashes) -> None:
+        """Takes in some hashes, repeated or not."""
+        self._waiting.append(hashes)
+        if sum(map(len, self._waiting)) > _SKETCH_WAITING:
+            self._merge()
+
+    def to_bytes(self) -> bytes:
+        """The hashes, ascending, as little-endian uint64."""
+        self._merge()
+        return self._hashes.astype("<u8", copy=False).tobytes()
+
+    def _merge(self) -> None:
+        self._hashes = np.unique(np.concatenate([self._hashes, *self._waiting]))
+        self._waiting = []
+
 
 def tokenize(
-    documents: Iterable[Document], tokenizer: Tokenizer, processes: int
+    documents: Iterable[Document], tokenizer: Tokenizer, processes: int, sketch: Sketch
 ) -> Iterator[TokenizedDocument]:
-    """The documents as uint16 tokens with bos in front, in order.
+    """The documents as uint16 tokens with bos in front, in order; `sketch` takes in their 13-grams.
 
     `processes` > 1 spreads the work; at most two chunks a process wait in memory.
     """
     chunks = _chunks(documents)
     if processes <= 1:
         for texts in chunks:
-            yield from _unpack(*_encode(texts, tokenizer))
+            yield from _unpack(_encode(texts, tokenizer), sketch)
         return
-    pending: deque[Future[tuple[bytes, list[int], list[int]]]] = deque()
+    pending: deque[Future[_Encoded]] = deque()
     # Spawned, because forking a process that runs torch's threads can deadlock.
     pool = ProcessPoolExecutor(
         processes,
@@ -46,9 +75,9 @@ def tokenize(
         for texts in chunks:
             pending.append(pool.submit(_encode_in_worker, texts))
             if len(pending) > 2 * processes:
-                yield from _unpack(*pending.popleft().result())
+                yield from _unpack(pending.popleft().result(), sketch)
         while pending:
-            yield from _unpack(*pending.popleft().result())
+            yield from _unpack(pending.popleft().result(), sketch)
     except BrokenProcessPool as error:
         raise ShardError(
             f"a tokenizing process died, probably for lack of memory; use fewer than {processes} processes"
@@ -70,7 +99,7 @@ def _chunks(documents: Iterable[Document]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer) -> tuple[bytes, list[int], list[int]]:
+def _encode(texts: list[str], tokenizer: Tokenizer) -> _Encoded:
     bos = np.array([tokenizer.bos], dtype=np.uint16)
     parts, lengths, text_bytes = [], [], []
     for text in texts:
@@ -80,10 +109,13 @@ def _encode(texts: list[str], tokenizer: Tokenizer) -> tuple[bytes, list[int], l
         parts += [bos, ids.astype(np.uint16)]
         lengths.append(len(ids) + 1)
         text_bytes.append(count)
-    return np.concatenate(parts).tobytes(), lengths, text_bytes
+    hashes, _ = sketched_grams([text.encode() for text in texts])
+    return np.concatenate(parts).tobytes(), lengths, text_bytes, np.unique(hashes)
 
 
-def _unpack(tokens: bytes, lengths: list[int], text_bytes: list[int]) -> Iterator[TokenizedDocument]:
+def _unpack(encoded: _Encoded, sketch: Sketch) -> Iterator[TokenizedDocument]:
+    tokens, lengths, text_bytes, hashes = encoded
+    sketch.add(hashes)
     flat = np.frombuffer(tokens, dtype=np.uint16)
     position = 0
     for length, count in zip(lengths, text_bytes, strict=True):
@@ -98,6 +130,6 @@ def _start_worker(table: bytes) -> None:
     _worker_tokenizer = tokenizer_from_bytes(table)
 
 
-def _encode_in_worker(texts: list[str]) -> tuple[bytes, list[int], list[int]]:
+def _encode_in_worker(texts: list[str]) -> _Encoded:
     assert _worker_tokenizer is not None
     return _encode(texts, _worker_tokenizer)
