@@ -64,15 +64,15 @@ def test_what_cannot_be_read_is_refused(texts: list[str], part: str) -> None:
 def test_groups_are_all_combinations_named_by_their_values() -> None:
     groups = groups_of(read_choices(["model.width=64,96", "--training.rows=8"]))
     assert groups == {
-        "width=64_rows=8": (("model.width", "64"), ("training.rows", "8")),
-        "width=96_rows=8": (("model.width", "96"), ("training.rows", "8")),
+        "width=64,rows=8": (("model.width", "64"), ("training.rows", "8")),
+        "width=96,rows=8": (("model.width", "96"), ("training.rows", "8")),
     }
     assert groups_of([]) == {"default": ()}
 
 
 def test_paths_that_end_alike_are_named_whole() -> None:
     groups = groups_of([Choice("model.a.width", ("1",)), Choice("model.b.width", ("2",))])
-    assert list(groups) == ["model.a.width=1_model.b.width=2"]
+    assert list(groups) == ["model.a.width=1,model.b.width=2"]
     assert list(groups_of([Choice("model.layers.*", ("A",))])) == ["model.layers.-=A"]
 
 

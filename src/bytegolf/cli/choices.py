@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bytegolf.errors import RecipeError
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 _LONGEST_LABEL = 32
 
 
@@ -88,7 +88,7 @@ def groups_of(choices: Sequence[Choice]) -> dict[str, tuple[tuple[str, str], ...
         for key, choice in zip(keys, choices, strict=True)
     ]
     return {
-        "_".join(name for name, _ in combination): tuple(setting for _, setting in combination)
+        ",".join(name for name, _ in combination): tuple(setting for _, setting in combination)
         for combination in itertools.product(*named)
     }
 

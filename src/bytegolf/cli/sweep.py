@@ -21,6 +21,7 @@ from bytegolf.errors import BytegolfError, RecipeError
 from bytegolf.recipe import Recipe
 from bytegolf.report.seeds import read_side, shared_plan
 from bytegolf.running.sweep import PlannedRun, Sweep, carry_out, with_shared_tokens
+from bytegolf.show.network import plan_of
 from bytegolf.text.readers import source_files
 from bytegolf.training.ranks import chosen_device
 from bytegolf.training.signals import Interrupted
@@ -95,7 +96,10 @@ def _recipe(base: Recipe, settings: Sequence[tuple[str, str]]) -> Recipe:
     try:
         for path, value in settings:
             draft.assign(path, [value])
-        return draft.build()
+        built = draft.build()
+        # Some settings turn out not to fit only when the network is built, here without memory or text.
+        plan_of(built)
+        return built
     except BytegolfError as error:
         tried = " ".join(f"--{path} {value}" for path, value in settings)
         raise RecipeError(f"{error} (tried: {tried})") from error
