@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from bytegolf.compression.spec import Compression
 from bytegolf.errors import RecipeError
+from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.windows import Chunked, Sliding, WindowPlan
 from bytegolf.model.spec import Model
 from bytegolf.text.spec import Text
@@ -15,11 +16,13 @@ from bytegolf.training.spec import Training
 class Evaluation:
     """How the artifact is scored, and what else the report shows.
 
-    plans: windows; the first is the headline. prompts: beginnings that the model continues, with
+    plans: windows; the first is the headline. adaptation: learning from the text while it is scored, for a
+    second score under the headline's windows. prompts: beginnings that the model continues, with
     sample_tokens tokens each. coloured_bytes: how much held-out text is shown byte by byte.
     """
 
     plans: tuple[WindowPlan, ...] = (Sliding(1024, 64), Chunked(1024))
+    adaptation: Adaptation | None = None
     prompts: tuple[str, ...] = ("",)
     sample_tokens: int = 200
     coloured_bytes: int = 12_000

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import PackedError
+from bytegolf.evaluation.adaptation import ScoreFirstSgd
 from bytegolf.evaluation.codec import PackReport, pack, parallel_ledger, unpack
 from bytegolf.evaluation.packed import packed_to_bytes, read_packed
 from bytegolf.evaluation.windows import Sliding
@@ -81,8 +82,8 @@ def test_pieces_come_back_too() -> None:
 
 
 def test_the_size_is_the_ledger_of_its_session() -> None:
-    data = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes()
-    report = round_trip(data, streams=8, plan=Sliding(32, 32))
+    data = np.random.default_rng(0).integers(0, 256, 12_000, dtype=np.uint8).tobytes()
+    report = round_trip(data, streams=40, plan=Sliding(32, 32))
     assert report.ledger.tokens == report.ledger.total_bytes == len(data)
     ledger_bytes = report.ledger.total_nats / np.log(2) / 8
     size = len(packed_to_bytes(report.packed))
@@ -98,21 +99,45 @@ def test_token_by_token_scores_are_those_of_whole_windows() -> None:
     assert parallel.total_bytes == len(TEXT)
 
 
-def test_more_streams_lose_context_and_one_loses_none() -> None:
-    layouts = {n: pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=n).packed.layout for n in (1, 50)}
-    one, many = (parallel_ledger(MODEL, BYTES, TEXT, layouts[n]) for n in (1, 50))
-    assert one.tokens == many.tokens
-    assert one.total_nats != many.total_nats
+def test_more_streams_see_other_contexts() -> None:
+    layouts = {n: pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=n).packed.layout for n in (4, 50)}
+    few, many = (parallel_ledger(MODEL, BYTES, TEXT, layouts[n]) for n in (4, 50))
+    assert few.tokens == many.tokens
+    assert few.total_nats != many.total_nats
+
+
+ADAPTATION = ScoreFirstSgd(chunk=200, length=16, rows=4, epochs=2, learning_rate=0.05)
+
+
+def test_a_learning_model_is_followed_by_its_decoder() -> None:
+    before = [parameter.clone() for parameter in MODEL.parameters()]
+    report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3, adaptation=ADAPTATION)
+    assert unpack(MODEL, BYTES, report.packed, DIGEST, adaptation=ADAPTATION) == TEXT
+    assert all(torch.equal(a, b) for a, b in zip(before, MODEL.parameters(), strict=True))
+    fixed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3)
+    # Such a repetitive text is learned quickly.
+    assert report.ledger.total_nats < 0.9 * fixed.ledger.total_nats
+    parallel = parallel_ledger(MODEL, BYTES, TEXT, report.packed.layout, adaptation=ADAPTATION)
+    counted = parallel.counted
+    np.testing.assert_allclose(report.ledger.nats[counted], parallel.nats[counted], rtol=0, atol=1e-3)
+    with pytest.raises(PackedError, match="names no adaptation"):
+        unpack(MODEL, BYTES, report.packed, DIGEST)
+
+
+def test_a_decoder_that_learns_otherwise_is_noticed() -> None:
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3, adaptation=ADAPTATION).packed
+    with pytest.raises(PackedError, match="do not come out as they went in"):
+        unpack(MODEL, BYTES, packed, DIGEST, adaptation=replace(ADAPTATION, learning_rate=0.04))
 
 
 def test_another_artifact_is_refused() -> None:
-    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN).packed
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=40).packed
     with pytest.raises(PackedError, match="not with this one"):
         unpack(MODEL, BYTES, packed, hashlib.sha256(b"another").digest())
 
 
 def test_other_probabilities_are_noticed_before_anything_is_returned() -> None:
-    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=2).packed
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=20).packed
     other = network(BYTES.vocabulary)
     with torch.no_grad():
         other.embedding.weight[5] *= 1.0 + 1e-4
@@ -120,10 +145,13 @@ def test_other_probabilities_are_noticed_before_anything_is_returned() -> None:
         unpack(other, BYTES, packed, DIGEST)
 
 
+SHORT = packed_to_bytes(pack(MODEL, BYTES, TEXT[:200], DIGEST, PLAN, streams=8).packed)
+
+
 @settings(max_examples=40, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_flipped_byte_is_noticed(place: float, flip: int) -> None:
-    data = bytearray(packed_to_bytes(pack(MODEL, BYTES, TEXT[:300], DIGEST, PLAN, streams=2).packed))
+    data = bytearray(SHORT)
     data[int(place * len(data))] ^= flip
     with pytest.raises(PackedError):
         unpack(MODEL, BYTES, read_packed(bytes(data)), DIGEST)
@@ -145,10 +173,15 @@ def test_claims_beyond_the_file_are_refused() -> None:
         read_packed(packed_to_bytes(replace(packed, layout=vast)))
 
 
-def test_settings_are_put_back_after_unpacking() -> None:
-    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN).packed
+def test_the_encoders_threads_and_precision_are_used_and_put_back() -> None:
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=40).packed
     threads = torch.get_num_threads()
-    other = replace(packed, layout=replace(packed.layout, threads=threads + 1))
-    unpack(MODEL, BYTES, other, DIGEST)
-    assert torch.get_num_threads() == threads
-    assert MODEL.compute_dtype == torch.float32
+    torch.set_num_threads(threads + 1)
+    MODEL.compute_dtype = torch.bfloat16
+    try:
+        assert unpack(MODEL, BYTES, packed, DIGEST) == TEXT
+        assert torch.get_num_threads() == threads + 1
+        assert MODEL.compute_dtype == torch.bfloat16
+    finally:
+        torch.set_num_threads(threads)
+        MODEL.compute_dtype = torch.float32

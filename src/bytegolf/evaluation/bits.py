@@ -3,6 +3,7 @@
 Shapes: N targets of a stream of N + 1 tokens; W windows in a batch, L tokens in a window.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from bytegolf.errors import TextError
+from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.windows import Window, WindowPlan
 from bytegolf.model.spec import LanguageModel
@@ -70,20 +72,34 @@ def score(
     starts: np.ndarray,
     plan: WindowPlan,
     *,
+    adaptation: Adaptation | None = None,
     tokens_per_pass: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Scores every target of the stream `ids` (N + 1,) once.
 
-    `starts`: offsets of documents' first tokens. `tokens_per_pass` bounds the tokens of one forward
-    pass (None: what suits the device), `watch` is told how many of the N targets are done. Sums are taken
-    in float64.
+    `starts`: offsets of documents' first tokens. With `adaptation`, a copy of the model learns from each
+    chunk after its scores; a window belongs to the chunk of its first scored target. `tokens_per_pass` bounds
+    the tokens of one forward pass (None: what suits the device), `watch` is told how many of the N targets
+    are done. Sums are taken in float64.
     """
     began = time.perf_counter()
-    session = Session(tokenizer, ids, starts, Track.fixed())
-    score_windows(model, session, plan.windows(starts, session.targets), tokens_per_pass, watch)
+    track = Track.fixed() if adaptation is None else Track.adaptive()
+    session = Session(tokenizer, ids, starts, track)
+    windows = plan.windows(starts, session.targets)
+    if adaptation is None:
+        score_windows(model, session, windows, tokens_per_pass, watch)
+        name = plan.name
+    else:
+        learner = adaptation.learner(model)
+        for _, group in itertools.groupby(windows, key=lambda window: window.scored // learner.chunk):
+            chunk = list(group)
+            score_windows(learner.model, session, iter(chunk), tokens_per_pass, watch)
+            if chunk[-1].stop < session.targets:
+                learner.learn(session, [(chunk[0].scored, chunk[-1].stop)], chunk[-1].stop / session.targets)
+        name = f"{plan.name}, adaptive"
     ledger = session.close()
-    return Score(plan.name, ledger.nats, ledger.bytes, time.perf_counter() - began)
+    return Score(name, ledger.nats, ledger.bytes, time.perf_counter() - began)
 
 
 @torch.no_grad()

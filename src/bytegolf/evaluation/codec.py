@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import PackedError
+from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.bits import score_windows
 from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, Block, Layout, Packed
-from bytegolf.evaluation.symbols import Coder, Decoder, Encoder, frequencies
+from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
 from bytegolf.model.spec import LanguageModel
 from bytegolf.model.stream import Memory, Stream
@@ -71,10 +72,12 @@ def pack(
     plan: Sliding,
     *,
     streams: int | None = None,
+    adaptation: Adaptation | None = None,
     watch: Watch = _silent,
 ) -> PackReport:
     """Codes any bytes. `artifact_digest`: SHA-256 of the artifact, which alone can restore them.
 
+    With `adaptation`, a copy of the model learns from what is coded, as the decoder's will.
     Raises `PackedError` for a tokenizer that does not give text back exactly.
     """
     began = time.perf_counter()
@@ -92,11 +95,12 @@ def pack(
         block_steps=max(1, min(_BLOCK_TOKENS, MAX_BLOCK_TOKENS) // max(1, streams)),
         length=plan.length,
         stride=plan.stride,
+        adaptive=adaptation is not None,
         threads=torch.get_num_threads(),
         precision=str(model.compute_dtype).removeprefix("torch."),
         machine=machine_name(model.device),
     )
-    run = _Run(model, tokenizer, layout, ids)
+    run = _Run(model, tokenizer, layout, ids, adaptation)
     blocks: list[Block] = []
     with torch.no_grad():
         for steps in run.blocks():
@@ -116,9 +120,10 @@ def unpack(
     packed: Packed,
     artifact_digest: bytes,
     *,
+    adaptation: Adaptation | None = None,
     watch: Watch = _silent,
 ) -> bytes:
-    """The bytes that were packed.
+    """The bytes that were packed. `adaptation`: the artifact's own, used if the text was packed with it.
 
     Raises `PackedError` if the artifact is another one, or if this machine's arithmetic differs from that of
     the machine that packed: never wrong bytes.
@@ -129,14 +134,19 @@ def unpack(
             f"packed with the artifact {packed.artifact.hex()}…, not with this one, "
             f"{artifact_digest[:8].hex()}…; name the artifact that packed it"
         )
-    run = _Run(model, tokenizer, layout, None)
+    if layout.adaptive and adaptation is None:
+        raise PackedError("packed while learning, but the artifact's recipe names no adaptation")
     with torch.no_grad(), _arithmetic(model, layout):
+        run = _Run(model, tokenizer, layout, None, adaptation)
         for steps, block in zip(run.blocks(), packed.blocks, strict=True):
             decoder = Decoder(block.words)
             check = 0
-            for step in steps:
-                check = zlib.crc32(run.step(step, decoder), check)
-                watch(layout.tokens_before(step + 1), layout.tokens)
+            try:
+                for step in steps:
+                    check = zlib.crc32(run.step(step, decoder), check)
+                    watch(layout.tokens_before(step + 1), layout.tokens)
+            except DamagedBlock as error:
+                raise PackedError(_difference(layout, steps, model.device)) from error
             if check != block.check or not decoder.exhausted:
                 raise PackedError(_difference(layout, steps, model.device))
     ids = run.text_ids()
@@ -153,31 +163,74 @@ def parallel_ledger(
     data: bytes,
     layout: Layout,
     *,
+    adaptation: Adaptation | None = None,
     watch: Watch = _silent,
 ) -> Ledger:
     """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
     ids = np.asarray(tokenizer.encode(data), dtype=np.int64)
     session, base_B = _session(tokenizer, layout, ids)
-    windows = [
-        Window(window.start + int(base), min(window.stop, layout.stream_tokens(stream)) + int(base), scored)
-        for window in Sliding(layout.length, layout.stride).windows(np.array([0]), layout.steps)
-        for stream, base in enumerate(base_B)
-        if (scored := window.scored + int(base)) < layout.stream_tokens(stream) + int(base)
-    ]
-    score_windows(model, session, iter(windows), watch=watch)
+    learning = _Learning(model, session, base_B, layout, adaptation)
+    waiting: list[Window] = []
+    for window in _windows(layout):
+        if learning.due(window.scored):
+            score_windows(learning.model, session, iter(waiting), watch=watch)
+            waiting = []
+            learning.learn(window.scored)
+        waiting += [
+            Window(base + window.start, base + min(window.stop, tokens), base + window.scored)
+            for stream, base in enumerate(base_B.tolist())
+            if window.scored < (tokens := layout.stream_tokens(stream))
+        ]
+    score_windows(learning.model, session, iter(waiting), watch=watch)
     return session.close()
+
+
+class _Learning:
+    """The model of a session, which on the adaptive track changes between windows."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        session: Session,
+        base_B: np.ndarray,
+        layout: Layout,
+        adaptation: Adaptation | None,
+    ) -> None:
+        self._learner = adaptation.learner(model) if adaptation is not None and layout.adaptive else None
+        self.model = model if self._learner is None else self._learner.model
+        self._session, self._base_B, self._layout = session, base_B, layout
+        self._learned = 0
+
+    def due(self, step: int) -> bool:
+        """Whether a whole chunk has been scored when a window begins to score at `step`."""
+        if self._learner is None:
+            return False
+        return (step - self._learned) * self._layout.streams >= self._learner.chunk
+
+    def learn(self, step: int) -> None:
+        """Learns from all tokens before `step` that it has not learned from yet."""
+        assert self._learner is not None
+        spans = [(base + self._learned, base + step) for base in self._base_B.tolist()]
+        self._learner.learn(self._session, spans, step / self._layout.steps)
+        self._learned = step
 
 
 class _Run:
     """The loop that encoder and decoder share: what the model has read, and what it reads next."""
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, layout: Layout, ids: np.ndarray | None
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        layout: Layout,
+        ids: np.ndarray | None,
+        adaptation: Adaptation | None,
     ) -> None:
         self.session, self._base_B = _session(tokenizer, layout, ids)
         self._known = ids is not None
-        self._model, self._layout = model, layout
-        self._windows = Sliding(layout.length, layout.stride).windows(np.array([0]), layout.steps)
+        self._learning = _Learning(model, self.session, self._base_B, layout, adaptation)
+        self._model, self._layout = self._learning.model, layout
+        self._windows = _windows(layout)
         self._window = Window(0, 0, 0)
         self._memory = Memory()
 
@@ -212,6 +265,9 @@ class _Run:
         """The places that the model reads before this step: one token, or all that a new window knows."""
         if step < self._window.stop:
             return np.array([step])
+        if self._learning.due(step):
+            # Between windows, since what a memory holds was computed with the weights of its time.
+            self._learning.learn(step)
         self._window = next(self._windows)
         self._memory = Memory(self._layout.length)
         return np.arange(self._window.start, step + 1)
@@ -222,6 +278,10 @@ class _Run:
         device = self._model.device
         stream = Stream.of(torch.from_numpy(is_start_BT), self._memory, device=device)
         return self._model.hidden(torch.from_numpy(ids_BT).to(device), stream)[:, -1]
+
+
+def _windows(layout: Layout) -> Iterator[Window]:
+    return Sliding(layout.length, layout.stride).windows(np.array([0]), layout.steps)
 
 
 def _session(tokenizer: Tokenizer, layout: Layout, ids: np.ndarray | None) -> tuple[Session, np.ndarray]:
@@ -240,7 +300,8 @@ def _session(tokenizer: Tokenizer, layout: Layout, ids: np.ndarray | None) -> tu
         of_text[starts] = False
         of_text[-1] = False
         joined[of_text] = ids
-    session = Session(tokenizer, joined, starts, Track.fixed(), counted=counted, known=ids is not None)
+    track = Track.adaptive() if layout.adaptive else Track.fixed()
+    session = Session(tokenizer, joined, starts, track, counted=counted, known=ids is not None)
     return session, base_B
 
 

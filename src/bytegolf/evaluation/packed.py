@@ -3,9 +3,9 @@
     magic (4) · version (1) · artifact (8) · text's SHA-256 (8) · CRC-32 of the header (4) · length of the
     header (2) · header · blocks
 
-The header holds, as LEB128 numbers: bytes of text, tokens, streams, steps in a block, window length and
-stride, threads, then the names of precision and machine. A block is the length of its words in bytes (4), the
-CRC-32 of its ids (4) and the words. Numbers are little-endian.
+The header holds, as LEB128 numbers: bytes of text, tokens, streams, steps in a block, window length, stride,
+whether the model learns (0 or 1), threads; then the names of precision and machine. A block is the length of
+its words in bytes (4), the CRC-32 of its ids (4) and the words. Numbers are little-endian.
 """
 
 import zlib
@@ -34,8 +34,9 @@ class Layout:
     """How a text is cut and read: everything that decides which probabilities the coder sees.
 
     tokens are cut into `streams` spans, equal but for one token, coded side by side in windows of `length`
-    that advance by `stride`; a block is `block_steps` steps of all streams. precision names the type of the
-    activations, threads those of the CPU, machine what computed it.
+    that advance by `stride`; a block is `block_steps` steps of all streams. adaptive: the model learns from
+    what is coded. precision names the type of the activations, threads those of the CPU, machine what
+    computed it.
     """
 
     text_bytes: int
@@ -44,6 +45,7 @@ class Layout:
     block_steps: int
     length: int
     stride: int
+    adaptive: bool
     threads: int
     precision: str
     machine: str
@@ -98,6 +100,7 @@ def packed_to_bytes(packed: Packed) -> bytes:
         layout.block_steps,
         layout.length,
         layout.stride,
+        int(layout.adaptive),
         layout.threads,
     )
     names = [layout.precision.encode()[:255], layout.machine.encode()[:255]]
@@ -154,7 +157,7 @@ def read_packed(data: bytes) -> Packed:
 
 def _read_layout(header: bytes) -> Layout:
     numbers, at = [], 0
-    for _ in range(7):
+    for _ in range(8):
         number, at = _read_leb128(header, at)
         numbers.append(number)
     names = []
@@ -165,9 +168,14 @@ def _read_layout(header: bytes) -> Layout:
             raise PackedError("the header names no precision or machine; the file is damaged")
         names.append(name.decode("ascii"))
         at += 1 + size
-    layout = Layout(*numbers, *names)
+    text_bytes, tokens, streams, block_steps, length, stride, adaptive, threads = numbers
+    precision, machine = names
+    layout = Layout(
+        text_bytes, tokens, streams, block_steps, length, stride, bool(adaptive), threads, precision, machine
+    )
     sound = (
         at == len(header)
+        and adaptive <= 1
         and layout.tokens <= layout.text_bytes <= MAX_TEXT_BYTES
         and layout.streams <= min(layout.tokens, MAX_BLOCK_TOKENS)
         and (layout.streams > 0) == (layout.tokens > 0)

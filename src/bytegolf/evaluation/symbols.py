@@ -49,6 +49,10 @@ class Coder(Protocol):
         ...
 
 
+class DamagedBlock(Exception):
+    """The words of a block cannot have been written with these frequencies."""
+
+
 class Encoder:
     """Writes ids into a stream of words."""
 
@@ -74,7 +78,7 @@ class Decoder:
 
     def __init__(self, words: bytes) -> None:
         if len(words) % 4:
-            raise PackedError("a coded block is not a whole number of words; the file is damaged")
+            raise PackedError(f"a coded block of {len(words)} bytes is not a whole number of words")
         self._coder = _stream.queue.RangeDecoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
 
     def code(self, frequencies_BKC: Tensor, known_B: np.ndarray | None) -> np.ndarray:
@@ -83,7 +87,7 @@ class Decoder:
             bucket_B = self._coder.decode(_CATEGORICAL, _bucket_totals(frequencies_BKC)).astype(np.int64)
             place_B = self._coder.decode(_CATEGORICAL, _inside(frequencies_BKC, bucket_B)).astype(np.int64)
         except (AssertionError, ValueError) as error:
-            raise PackedError("a coded block is damaged") from error
+            raise DamagedBlock from error
         return bucket_B * _BUCKET + place_B
 
     @property
