@@ -87,19 +87,34 @@ def score(
     track = Track.fixed() if adaptation is None else Track.adaptive()
     session = Session(tokenizer, ids, starts, track)
     windows = plan.windows(starts, session.targets)
-    if adaptation is None:
-        score_windows(model, session, windows, tokens_per_pass, watch)
-        name = plan.name
-    else:
-        learner = adaptation.learner(model)
-        for _, group in itertools.groupby(windows, key=lambda window: window.scored // learner.chunk):
-            chunk = list(group)
-            score_windows(learner.model, session, iter(chunk), tokens_per_pass, watch)
-            if chunk[-1].stop < session.targets:
-                learner.learn(session, [(chunk[0].scored, chunk[-1].stop)], chunk[-1].stop / session.targets)
-        name = f"{plan.name}, adaptive"
+    score_session(
+        model, session, windows, adaptation=adaptation, tokens_per_pass=tokens_per_pass, watch=watch
+    )
+    name = plan.name if adaptation is None else f"{plan.name}, adaptive"
     ledger = session.close()
     return Score(name, ledger.nats, ledger.bytes, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def score_session(
+    model: LanguageModel,
+    session: Session,
+    windows: Iterator[Window],
+    *,
+    adaptation: Adaptation | None = None,
+    tokens_per_pass: int | None = None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Scores these windows into the session; with `adaptation`, learning from each chunk (see `score`)."""
+    if adaptation is None:
+        score_windows(model, session, windows, tokens_per_pass, watch)
+        return
+    learner = adaptation.learner(model)
+    for _, group in itertools.groupby(windows, key=lambda window: window.scored // learner.chunk):
+        chunk = list(group)
+        score_windows(learner.model, session, iter(chunk), tokens_per_pass, watch)
+        if chunk[-1].stop < session.targets:
+            learner.learn(session, [(chunk[0].scored, chunk[-1].stop)], chunk[-1].stop / session.targets)
 
 
 @torch.no_grad()
