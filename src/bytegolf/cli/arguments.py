@@ -14,12 +14,15 @@ def read_options(
     """Sets each option on the first draft that knows it; returns the words that belong to no option.
 
     An option is `--path value`, `--path=value`, for lists `--path value value …`, and for switches also
-    `--path` alone. `short` maps option names to the paths they stand for. Raises `RecipeError` in one line.
+    `--path` alone. `short` maps option names, and letters such as `-o`, to the paths they stand for. Raises
+    `RecipeError` in one line.
     """
     free: list[str] = []
     waiting = list(words)
     while waiting:
         word = waiting.pop(0)
+        if short and word in short and word.startswith("-"):
+            word = f"--{short[word]}"
         if not word.startswith("--"):
             free.append(word)
             continue

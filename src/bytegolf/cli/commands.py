@@ -17,6 +17,7 @@ from bytegolf.cli.draft import Draft
 from bytegolf.cli.failures import INTERRUPTED
 from bytegolf.cli.help_pages import print_recipe
 from bytegolf.cli.options import Compress, Doctor, Evaluate, Generate, Report, Show, Train, usage
+from bytegolf.cli.packing import pack, unpack
 from bytegolf.cli.recipe_files import built_in, find_recipe
 from bytegolf.cli.summary import print_scores, print_summary
 from bytegolf.cli.sweep import sweep
@@ -207,6 +208,8 @@ RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "compress": compress,
     "evaluate": evaluate,
     "generate": write,
+    "pack": pack,
+    "unpack": unpack,
     "show": show,
     "doctor": doctor,
     "report": report,

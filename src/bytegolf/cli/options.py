@@ -12,6 +12,7 @@ Device = Literal["auto", "cpu", "cuda"]
 _RecipeWord = Annotated[Positional[str], arg(metavar="RECIPE")]
 _FolderWord = Annotated[Positional[str], arg(metavar="FOLDER")]
 _ArtifactWord = Annotated[Positional[str], arg(metavar="ARTIFACT")]
+_FileWord = Annotated[Positional[str], arg(metavar="FILE")]
 _PromptWord = Annotated[Positional[str], arg(metavar="PROMPT")]
 _RunWords = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN…")]
 _Runs = Annotated[tuple[str, ...], arg(metavar="RUN…")]
@@ -87,6 +88,51 @@ class Generate:
     """End where the model ends the document."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Compress any file without loss, with an artifact's model: the proof of its score.
+
+    Only `unpack` with the same artifact, on a machine with the same arithmetic, restores the file.
+    """
+
+    file: _FileWord
+    """The file to pack."""
+    artifact: str = ""
+    """The .bg file (-m ARTIFACT)."""
+    out: str = ""
+    """Where to write (-o FILE); FILE.bgp by default."""
+    streams: int = 0
+    """Spans of the file that are coded side by side: more are faster and lose context. 0 chooses."""
+    length: int = 0
+    """Tokens of a window; 0 takes the length the model was trained with."""
+    stride: int = 0
+    """How far windows advance; 0 takes half of the length."""
+    adapt: bool = False
+    """Let the model learn from what is coded, by the adaptation of its recipe."""
+    compare: bool = True
+    """Also score the file in whole windows, with and without the cuts."""
+    force: bool = False
+    """Replace a file that exists."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Restore a packed file, bit for bit."""
+
+    file: _FileWord
+    """The .bgp file."""
+    artifact: str = ""
+    """The .bg file that packed it (-m ARTIFACT)."""
+    out: str = ""
+    """Where to write (-o FILE); the name without .bgp by default."""
+    force: bool = False
+    """Replace a file that exists."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one. It must be what packed the file."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +217,8 @@ COMMANDS: dict[str, type] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "generate": Generate,
+    "pack": Pack,
+    "unpack": Unpack,
     "show": Show,
     "recipes": Recipes,
     "doctor": Doctor,
@@ -184,6 +232,8 @@ POSITIONALS = {
     "evaluate": ("artifact",),
     "compare": ("runs",),
     "generate": ("artifact", "prompt"),
+    "pack": ("file",),
+    "unpack": ("file",),
     "show": ("recipe",),
     "recipes": (),
     "doctor": (),

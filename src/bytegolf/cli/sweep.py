@@ -40,6 +40,8 @@ def sweep(words: Sequence[str]) -> int:
         return 0
     planned, options = read_sweep(recipe, words)
     chosen_device(options.device)
+    for source in {source for built in planned.groups.values() for source in _sources(built)}:
+        source_files(source)
     console = Console()
     try:
         failed = carry_out(
@@ -57,9 +59,9 @@ def sweep(words: Sequence[str]) -> int:
 
 
 def read_sweep(recipe: Recipe, words: Sequence[str]) -> tuple[Sweep, Options]:
-    """The sweep that a command line asks for, every recipe of it built and every text found.
+    """The sweep that a command line asks for, with every recipe and its network built once for trial.
 
-    Raises `BytegolfError` in one line for whatever would stop a run before it begins.
+    Raises `BytegolfError` in one line for a word or a value that cannot work.
     """
     draft = Draft.of(recipe)
     options: Options = read_command(
@@ -72,10 +74,6 @@ def read_sweep(recipe: Recipe, words: Sequence[str]) -> tuple[Sweep, Options]:
     base = draft.build()
     choices = read_choices(options.set)
     groups = {name: _recipe(base, settings) for name, settings in groups_of(choices).items()}
-    for source in {
-        source for built in groups.values() for source in (*built.text.sources, *built.text.validation)
-    }:
-        source_files(source)
     folder = Path(options.folder or f"runs/{base.name}-sweep")
     description = _description(base, choices, options.seeds)
     return Sweep(folder, with_shared_tokens(folder, groups), options.seeds, description), options
@@ -89,6 +87,10 @@ def print_groups(console: Console, planned: Sweep) -> None:
             side = read_side(folders)
             console.print()
             print_side(console, name, side, shared_plan([side]))
+
+
+def _sources(recipe: Recipe) -> tuple[str, ...]:
+    return (*recipe.text.sources, *recipe.text.validation)
 
 
 def _recipe(base: Recipe, settings: Sequence[tuple[str, str]]) -> Recipe:

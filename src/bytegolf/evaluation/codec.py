@@ -32,8 +32,10 @@ from bytegolf.tokens.tokenizer import Tokenizer
 
 #: Tokens of a block: its overhead, about 12 bytes, is then below 0.05 %.
 _BLOCK_TOKENS = 1 << 16
-#: A stream shorter than this loses too much to its fresh start.
-_STREAM_TOKENS = 4096
+#: Windows in a stream, at least: each stream begins without context, which costs about half a window.
+_STREAM_WINDOWS = 8
+#: Streams that a device reads side by side at little more cost than one.
+_STREAMS = {"cuda": 512, "cpu": 64}
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 Watch = Callable[[int, int], None]
@@ -59,9 +61,9 @@ def machine_name(device: torch.device) -> str:
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def default_streams(tokens: int, device: torch.device) -> int:
-    """As many streams as the device reads well side by side, if each keeps a few thousand tokens."""
-    return max(1, min(tokens // _STREAM_TOKENS, 512 if device.type == "cuda" else 64))
+def default_streams(tokens: int, length: int, device: torch.device) -> int:
+    """As many streams as the device reads well side by side, if each keeps several windows of `length`."""
+    return max(1, min(tokens // (_STREAM_WINDOWS * length), _STREAMS.get(device.type, 64)))
 
 
 def pack(
@@ -87,7 +89,9 @@ def pack(
             f"the artifact's tokenizer ({tokenizer.kind}) does not give every text back; "
             "pack with an artifact whose tokenizer was trained here"
         )
-    streams = min(len(ids), default_streams(len(ids), model.device) if streams is None else streams)
+    if streams is None:
+        streams = default_streams(len(ids), plan.length, model.device)
+    streams = min(len(ids), streams)
     layout = Layout(
         text_bytes=len(data),
         tokens=len(ids),

@@ -9,7 +9,7 @@ its words in bytes (4), the CRC-32 of its ids (4) and the words. Numbers are lit
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bytegolf.errors import PackedError
 
@@ -58,6 +58,10 @@ class Layout:
     @property
     def blocks(self) -> int:
         return -(-self.steps // self.block_steps) if self.steps else 0
+
+    def with_streams(self, streams: int) -> "Layout":
+        """The same text and windows in another number of streams, to be scored; not a layout to pack."""
+        return replace(self, streams=min(streams, self.tokens))
 
     def stream_tokens(self, stream: int) -> int:
         """Tokens of one stream; the first ones may have one more."""

@@ -52,6 +52,18 @@ class Display:
         """A callback for (done, total)."""
         return lambda done, total: self.update(f"{what} {100 * done // max(total, 1)} %")
 
+    def rate(self, what: str) -> Callable[[int, int], None]:
+        """A callback for (done, total) tokens: share, tokens a second, time left."""
+        began = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            seconds = max(time.monotonic() - began, 1e-9)
+            left = _clock(seconds * (total - done) / max(done, 1))
+            share = 100 * done // max(total, 1)
+            self.update(f"{what} … {share} %  {done / seconds:,.0f} tokens/s  {left} left")
+
+        return show
+
     def training(self, budget: Budget) -> Callable[[Progress], None]:
         """A callback for the training loop: loss, bits per byte, tokens a second, time left."""
 

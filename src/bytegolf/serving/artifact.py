@@ -1,23 +1,29 @@
-"""The Python interface to an artifact: score text, continue text."""
+"""The Python interface to an artifact: score text, continue text, pack text."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bytegolf.artifact.loading import load
+from bytegolf.evaluation.adaptation import Adaptation, ScoreFirstSgd
 from bytegolf.evaluation.bits import Score, score, token_stream
-from bytegolf.evaluation.windows import PerDocument, WindowPlan
+from bytegolf.evaluation.codec import pack, unpack
+from bytegolf.evaluation.packed import packed_to_bytes, read_packed
+from bytegolf.evaluation.windows import PerDocument, Sliding, WindowPlan
 from bytegolf.model.spec import LanguageModel
 from bytegolf.serving.generate import text as generate_text
 from bytegolf.tokens.tokenizer import Tokenizer
 from bytegolf.training.ranks import chosen_device
+from bytegolf.tree import from_json
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A model with its tokenizer. recipe and training are the plain data of the run that made it.
 
-    context: tokens that the model was trained to look back on.
+    context: tokens that the model was trained to look back on. digest: SHA-256 of the file. adaptation: how
+    the recipe lets the model learn from a text while it is scored, if it does.
     """
 
     model: LanguageModel
@@ -25,6 +31,8 @@ class Artifact:
     recipe: dict[str, Any]
     training: dict[str, Any]
     context: int
+    digest: bytes
+    adaptation: Adaptation | None = None
 
     def score(self, text: str | bytes, plan: WindowPlan | None = None) -> Score:
         """How well the model predicts `text`, read as one document.
@@ -64,8 +72,39 @@ class Artifact:
             context=self.context,
         )
 
+    def pack(self, data: bytes) -> bytes:
+        """`data` without loss in about the bytes that `score` promises; `unpack` gives them back.
+
+        Raises `PackedError` if the artifact's tokenizer cannot restore every text.
+        """
+        plan = Sliding(self.context, max(1, self.context // 2))
+        return packed_to_bytes(pack(self.model, self.tokenizer, data, self.digest, plan).packed)
+
+    def unpack(self, packed: bytes) -> bytes:
+        """What `pack` was given, with this artifact on this kind of machine.
+
+        Raises `PackedError` if the file is damaged, of another artifact, or cannot be restored here.
+        """
+        return unpack(
+            self.model,
+            self.tokenizer,
+            read_packed(packed),
+            self.digest,
+            adaptation=self.adaptation,
+        )
+
 
 def open_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
     """See `bytegolf.load`."""
     loaded = load(Path(path), device=chosen_device(device))
-    return Artifact(loaded.model, loaded.tokenizer, loaded.recipe, loaded.training, loaded.context)
+    evaluation = loaded.recipe.get("evaluation")
+    adaptation = evaluation.get("adaptation") if isinstance(evaluation, dict) else None
+    return Artifact(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.recipe,
+        loaded.training,
+        loaded.context,
+        digest=hashlib.sha256(Path(path).read_bytes()).digest(),
+        adaptation=None if adaptation is None else from_json(ScoreFirstSgd, adaptation, "adaptation"),
+    )
