@@ -20,6 +20,7 @@ from bytegolf.cli.arguments import read_command
 from bytegolf.cli.draft import Draft
 from bytegolf.cli.options import COMMANDS, Compress, Evaluate
 from bytegolf.cli.recipe_files import find_recipe
+from bytegolf.cli.sweep import read_sweep
 from bytegolf.compression.compress import compress_model
 from bytegolf.errors import BytegolfError, RecipeError
 from bytegolf.model.attention import Attention
@@ -145,6 +146,8 @@ def check_command(words: list[str]) -> None:
         changed = [word for word in rest if word.startswith("--") and word != "--device"]
         assert options.folder == rest[0]
         assert all(word.startswith("--compression.") for word in changed), words
+    elif name == "sweep" and "--help" not in rest:
+        read_sweep(find_recipe(rest[0]), rest)
     elif rest != ["--help"]:
         options = read_command(name, COMMANDS[name], rest)
         assert not isinstance(options, Evaluate) or options.text, "evaluate needs --text"
@@ -181,6 +184,8 @@ def test_commands_can_be_read(page: Path, workplace: Path) -> None:
         "bytegolf train pocket --model.widht 3",
         "bytegolf show pocket --model.layers.*.mixer.heads 0",
         "bytegolf evaluate a.bg --txt kjv",
+        "bytegolf sweep pocket --seeds 1 2 --set model.widht=3,4",
+        "bytegolf compare --against runs/pocket",
         "torchrun --nproc-per-node 2 -m bytegolf train nothing",
     ],
 )

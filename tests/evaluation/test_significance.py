@@ -1,6 +1,8 @@
 """Student's distribution against published tables and laws, and Welch's test against worked examples."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -29,6 +31,17 @@ def test_the_tail_is_that_of_the_printed_table(count: int) -> None:
     for p, t in T_TABLE[count].items():
         # The table rounds t to three digits after the point: p lies between the tails of its two borders.
         assert student_tail(t + 0.0005, count) <= p <= student_tail(t - 0.0005, count)
+
+
+def test_the_documents_table_of_seeds_is_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf-8")
+    counts, factors = (
+        [float(cell) for cell in re.search(rf"^\| {name} \|(.*)\|$", text, re.MULTILINE)[1].split("|")]
+        for name in ("n", "times s")
+    )
+    for count, factor in zip(counts, factors, strict=True):
+        rounded = [(factor + sign * 0.005) / math.sqrt(2.0 / count) for sign in (1, -1)]
+        assert student_tail(rounded[0], 2 * count - 2) <= 0.01 <= student_tail(rounded[1], 2 * count - 2)
 
 
 @given(ts)
