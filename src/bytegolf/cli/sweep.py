@@ -47,7 +47,9 @@ def sweep(words: Sequence[str]) -> int:
         failed = carry_out(
             planned,
             device=options.device,
-            say=lambda line: console.print(f"\n{line}", style="bold", markup=False, highlight=False),
+            say=lambda line: console.print(
+                f"\n{line}", style="bold", markup=False, highlight=False, soft_wrap=True
+            ),
         )
     except Interrupted:
         print("bytegolf: stopped; the same command goes on", file=sys.stderr)
