@@ -195,6 +195,9 @@ def _cell(row: int, column: int, value):
         (_cell(0, 3, 9), "describes no artifact"),
         (_cell(0, 3, True), "describes no artifact"),
         (_cell(2, 4, "float64"), "describes no artifact"),
+        (_cell(2, 4, {}), "describes no artifact"),
+        (_cell(0, 2, [1 << 14, 1 << 12]), "in a file of"),
+        (_cell(2, 2, [1 << 24]), "in a file of"),
         (_cell(2, 4, "float32"), "tensor blocks.0.gain"),
         (_cell(0, 5, [10, 10]), "streams where"),
         (lambda data: data | {"tokenizer": 10}, "streams where"),
@@ -244,6 +247,22 @@ def test_a_file_beyond_the_largest_size_is_refused_before_it_is_read_whole(
     (tmp_path / "model.bg").write_bytes(bytes(1000))
     with pytest.raises(ArtifactError, match="100 bytes"):
         read_artifact(tmp_path / "model.bg")
+
+
+def test_reading_takes_memory_for_the_file_not_for_the_largest_one(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "model.bg", _contents())
+    tracemalloc.start()
+    read_artifact(tmp_path / "model.bg")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_what_could_not_be_read_again_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header, "FREE_UNPACKED_BYTES", 0)
+    zeros = Quantized(torch.zeros(100, 1000, dtype=torch.int8), torch.ones(100).half(), 8)
+    with pytest.raises(ArtifactError, match="bytes of tensors in a file of"):
+        pack(Contents({}, b"", {"zeros": zeros}, {"zeros": "scalar"}, {}))
 
 
 @pytest.mark.parametrize("name", ["absent.bg", ""])

@@ -57,6 +57,7 @@ def test_a_sound_one_gives_model_tokenizer_and_context() -> None:
     [
         (lambda: changed("model", "width", value=24), "holds other tensors"),
         (lambda: changed("model", "layers", value=[]), "does not describe a model"),
+        (lambda: changed("model", "layers", value=[{}] * 100_000), "describes 100000 layers"),
         (lambda: changed("model", value=None), "does not describe a model"),
         (lambda: changed("training", value={"type": "Training"}), "does not describe a model"),
         (lambda: changed("model", "vocabulary", value=300), "a model of 300 ids"),
@@ -64,7 +65,17 @@ def test_a_sound_one_gives_model_tokenizer_and_context() -> None:
         (lambda: changed("model", "layers", 0, "mixer", "heads", value=10**18), "no multiple of heads"),
         (lambda: changed("model", "width", value=10**12), "cannot be built"),
     ],
-    ids=["width", "no layers", "no model", "no length", "vocabulary", "hidden", "heads", "huge width"],
+    ids=[
+        "width",
+        "no layers",
+        "many layers",
+        "no model",
+        "no length",
+        "vocabulary",
+        "hidden",
+        "heads",
+        "huge width",
+    ],
 )
 def test_what_does_not_fit_is_refused_without_taking_memory(made: Any, message: str) -> None:
     with pytest.raises(ArtifactError, match=message) as caught:

@@ -193,6 +193,108 @@ def test_a_damaged_manifest_is_refused(tmp_path, text):
         open_prepared(tmp_path)
 
 
+def changed_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["shards"][0].update(bytes=m["shards"][0]["bytes"] + 1),
+        lambda m: m["shards"][0].update(bytes=-1),
+        lambda m: m["shards"][0].update(bytes="1"),
+        lambda m: m["shards"][0].update(tokens=True),
+        lambda m: m["shards"][0].update(file="../training_000000.bin"),
+        lambda m: m["shards"][0].update(file="/dev/zero"),
+        lambda m: m["shards"][0].update(split="test"),
+        lambda m: m["shards"][0].update(sha256=None),
+        lambda m: m["shards"].clear(),
+        lambda m: m["shards"].append(3),
+        lambda m: m["files"].update({"/dev/zero": m["files"]["training.hashes"]}),
+        lambda m: m["files"].pop("training.sketch"),
+        lambda m: m["files"].update({"training.hashes": 5}),
+        lambda m: m.update(files=[]),
+        lambda m: m.update(source=[]),
+        lambda m: m.update(tokenizer="bytes"),
+        lambda m: m.update(totals={}),
+        lambda m: m["totals"]["validation"].update(bytes=0),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused_in_one_line(tmp_path, change):
+    prepare_in(tmp_path)
+    changed_manifest(tmp_path, change)
+    with pytest.raises(ShardError, match="damaged") as caught:
+        open_prepared(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_nested_beyond_all_measure_is_refused(tmp_path):
+    prepare_in(tmp_path)
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ShardError, match="damaged"):
+        open_prepared(tmp_path)
+
+
+def test_a_device_in_place_of_a_file_is_not_read(tmp_path):
+    prepare_in(tmp_path)
+    (tmp_path / "training.sketch").unlink()
+    (tmp_path / "training.sketch").symlink_to("/dev/zero")
+    with pytest.raises(ShardError, match=r"training\.sketch is missing"):
+        open_prepared(tmp_path)
+
+
+def test_counts_that_contradict_the_shards_are_refused(tmp_path):
+    prepare_in(tmp_path)
+
+    def change(manifest):
+        for counts in (manifest["shards"][0], manifest["totals"][manifest["shards"][0]["split"]]):
+            counts["documents"] += 1
+
+    changed_manifest(tmp_path, change)
+    with pytest.raises(ShardError, match="where its manifest says"):
+        open_prepared(tmp_path)
+
+
+def replaced(folder, name, data):
+    """Another file under a name, with its digest in the manifest."""
+    (folder / name).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+
+    def change(manifest):
+        manifest["files"].update({name: digest} if name in manifest["files"] else {})
+        for shard in manifest["shards"]:
+            shard["sha256"] = digest if shard["file"] == name else shard["sha256"]
+
+    changed_manifest(folder, change)
+
+
+@pytest.mark.parametrize("name", ["training.hashes", "validation.hashes"])
+def test_hashes_of_an_odd_length_are_refused_even_under_a_right_digest(tmp_path, name):
+    prepare_in(tmp_path)
+    replaced(tmp_path, name, bytes(24))
+    with pytest.raises(ShardError, match=rf"{name} is no list of hashes"):
+        open_prepared(tmp_path)
+
+
+def test_ids_beyond_the_vocabulary_are_refused_even_under_a_right_digest(tmp_path):
+    prepare_in(tmp_path)
+    data = bytearray((tmp_path / "training_000000.bin").read_bytes())
+    data[-1] = 0xFF
+    replaced(tmp_path, "training_000000.bin", bytes(data))
+    with pytest.raises(ShardError, match="outside the tokenizer's vocabulary of 257"):
+        open_prepared(tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"5", b'{"text": "a"}', b"\xff", b"[" * 100_000])
+def test_held_out_text_that_is_none_is_refused_even_under_a_right_digest(tmp_path, line):
+    prepare_in(tmp_path)
+    replaced(tmp_path, "validation.jsonl", line + b"\n")
+    with pytest.raises(ShardError, match=r"validation\.jsonl is damaged"):
+        open_prepared(tmp_path).validation_documents()
+
+
 def test_an_interrupted_preparation_is_done_again(tmp_path):
     def interrupted():
         yield from TRAINING[:30]

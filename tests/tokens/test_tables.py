@@ -53,6 +53,7 @@ def test_the_sound_table_loads(good):
         {"normalizer": {"rule": "nfkc", "sha256": "0"}},
         {"normalizer": {"rule": "nfkc", "changed": [["a"]]}},
         {"normalizer": {"rule": "nfkc", "changed": [["\ud800", "a"]]}},
+        {"normalizer": {"sha256": "\ud800"}},
         {"normalizer": {"rule": 5}},
         {"normalizer": {"surprise": 1}},
     ],

@@ -9,6 +9,7 @@ memory is taken for it; the limits are the MAX constants of `artifact.header`.
 """
 
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from bytegolf.artifact.header import (
     MAX_HEADER_BYTES,
     Entry,
     Header,
+    check_proportion,
     header_from_bytes,
     header_to_bytes,
 )
@@ -70,7 +72,9 @@ def read_artifact(path: Path) -> Contents:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            # `read` takes the memory it is asked for before it knows how much there is.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, MAX_FILE_BYTES) + 1)
     except OSError as error:
         raise ArtifactError(
             f"{path} cannot be read ({error.strerror}); give the path of an artifact"
@@ -109,6 +113,7 @@ def pack(contents: Contents) -> tuple[bytes, Account]:
     data = body + hashlib.sha256(body).digest()
     if len(data) > MAX_FILE_BYTES:
         raise ArtifactError(f"{len(data)} bytes; an artifact may have {MAX_FILE_BYTES}")
+    check_proportion(header, len(data))
     return data, _account(_PREFIX + len(packed), header, len(data))
 
 
@@ -130,6 +135,7 @@ def unpack(data: bytes) -> Contents:
         raise ArtifactError("the header is longer than allowed or than the file")
     start = _PREFIX + packed_length
     header = header_from_bytes(coding.decompress(bytes(body[_PREFIX:start]), plain_length))
+    check_proportion(header, len(data))
     if start + header.body_bytes != len(body):
         raise ArtifactError(f"{len(body) - start} bytes of streams where {header.body_bytes} belong")
     stop = start + header.tokenizer_length

@@ -16,11 +16,14 @@ from bytegolf.errors import ArtifactError
 #: Bounds on what a file may ask for. A file of the 16 MB challenge stays far below all of them.
 MAX_FILE_BYTES = 256 << 20
 MAX_HEADER_BYTES = 1 << 20
-MAX_TENSORS = 10_000
+MAX_TENSORS = 4096
 MAX_DIMENSIONS = 4
 MAX_ROW = 1 << 20
 #: Bytes of all tensors once unpacked (one an integer, two or four a float). Reading takes about twice that.
 MAX_UNPACKED_BYTES = 256 << 20
+#: What a file may unpack to for its own size: so many bytes, and so many for each of its bytes. Streams that
+#: say nothing decode to zeros for as long as one likes, so without it a hundred bytes could take minutes.
+FREE_UNPACKED_BYTES, UNPACKED_RATIO = 16 << 20, 16
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _ROLE = re.compile(r"[a-z_]{1,40}")
@@ -58,9 +61,24 @@ class Header:
     entries: tuple[Entry, ...]
 
     @property
+    def unpacked_bytes(self) -> int:
+        """Memory that all tensors take once read."""
+        return sum(entry.unpacked_bytes for entry in self.entries)
+
+    @property
     def body_bytes(self) -> int:
         """Bytes of all streams that follow the header."""
         return self.tokenizer_length + sum(sum(entry.lengths) for entry in self.entries)
+
+
+def check_proportion(header: Header, file_bytes: int) -> None:
+    """Raises `ArtifactError` if the tensors are too large for a file of this size."""
+    allowed = FREE_UNPACKED_BYTES + UNPACKED_RATIO * file_bytes
+    if header.unpacked_bytes > allowed:
+        raise ArtifactError(
+            f"{header.unpacked_bytes} bytes of tensors in a file of {file_bytes}; "
+            f"at most {allowed} are allowed"
+        )
 
 
 def header_to_bytes(header: Header) -> bytes:
@@ -98,10 +116,12 @@ def header_from_bytes(data: bytes) -> Header:
     names = {entry.name for entry in entries}
     if len(names) != len(entries):
         raise ArtifactError("two tensors have the same name")
-    unpacked = sum(entry.unpacked_bytes for entry in entries)
-    if unpacked > MAX_UNPACKED_BYTES:
-        raise ArtifactError(f"{unpacked} bytes of tensors; at most {MAX_UNPACKED_BYTES} are allowed")
-    return Header(parsed["recipe"], parsed["training"], _length(parsed["tokenizer"]), entries)
+    header = Header(parsed["recipe"], parsed["training"], _length(parsed["tokenizer"]), entries)
+    if header.unpacked_bytes > MAX_UNPACKED_BYTES:
+        raise ArtifactError(
+            f"{header.unpacked_bytes} bytes of tensors; at most {MAX_UNPACKED_BYTES} are allowed"
+        )
+    return header
 
 
 def _parse(data: bytes) -> Any:
@@ -150,7 +170,7 @@ def _entry(row: Any) -> Entry:
     if bits:
         _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind == "ints" and len(lengths) == 2)
     else:
-        _expect(kind in FLOAT_BYTES and len(lengths) == 1)
+        _expect(isinstance(kind, str) and kind in FLOAT_BYTES and len(lengths) == 1)
     return Entry(name, role, shape, bits, kind, tuple(_length(length) for length in lengths))
 
 

@@ -41,6 +41,14 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
 
 def unpack_model(contents: Contents, source: str, device: torch.device) -> Loaded:
     """The model and tokenizer of an artifact's contents; `source` names them in errors."""
+    model_data = contents.recipe.get("model")
+    layers = model_data.get("layers") if isinstance(model_data, dict) else None
+    # Every layer has weights; a list of a hundred thousand would take minutes to read and build.
+    if isinstance(layers, list) and len(layers) > len(contents.tensors):
+        raise ArtifactError(
+            f"{source} describes {len(layers)} layers but holds {len(contents.tensors)} tensors; "
+            "it was not written by this program"
+        )
     try:
         spec = from_json(Model, contents.recipe.get("model"), "model")
         context = from_json(Training, contents.recipe.get("training"), "training").length

@@ -38,7 +38,9 @@ def unpack_table(table: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     if header_bytes > min(MAX_HEADER_BYTES, len(table) - 4):
         raise TokenizerError(f"tokenizer table claims a header of {header_bytes} bytes; it is damaged")
     try:
-        header = json.loads(table[4 : 4 + header_bytes])
+        header = json.loads(table[4 : 4 + header_bytes].decode())
+        # Escaped lone surrogates parse, but no table with them can be written again.
+        json.dumps(header, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise TokenizerError("tokenizer table has an unreadable header; it is damaged") from error
     lengths = header.pop("columns", None) if isinstance(header, dict) else None
