@@ -9,12 +9,16 @@ from torch.autograd.function import once_differentiable
 from bytegolf.kernels.rms_norm.reference import EPSILON
 
 
+def _factor(x: Tensor) -> Tensor:
+    precise = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precise)
+    return torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(EPSILON)).to(x.dtype)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        precise = torch.promote_types(x.dtype, torch.float32)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precise)
-        factor = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(EPSILON)).to(x.dtype)
+        factor = _factor(x)
         y = x * factor
         ctx.save_for_backward(y, factor)
         return y
@@ -31,6 +35,9 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor) -> Tensor:
     """See `bytegolf.kernels.rms_norm.rms_norm`."""
+    if not torch.is_grad_enabled():
+        # A decoder calls this for single tokens, where autograd's own work would take longer than the sums.
+        return x * _factor(x)
     y = _RmsNorm.apply(x)
     assert isinstance(y, Tensor)
     return y
