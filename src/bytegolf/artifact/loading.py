@@ -17,6 +17,10 @@ from bytegolf.training.spec import Training
 from bytegolf.tree import from_json
 
 
+# Two of the mixer, one of the MLP, one of the residual stream.
+_LEAST_TENSORS = 4
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What an artifact holds, ready for use. recipe and training are plain JSON data.
@@ -43,8 +47,8 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
     """The model and tokenizer of an artifact's contents; `source` names them in errors."""
     model_data = contents.recipe.get("model")
     layers = model_data.get("layers") if isinstance(model_data, dict) else None
-    # Every layer has weights; a list of a hundred thousand would take minutes to read and build.
-    if isinstance(layers, list) and len(layers) > len(contents.tensors):
+    # Every layer has more weights than these; a list of a hundred thousand would take minutes to build.
+    if isinstance(layers, list) and _LEAST_TENSORS * len(layers) > len(contents.tensors):
         raise ArtifactError(
             f"{source} describes {len(layers)} layers but holds {len(contents.tensors)} tensors; "
             "it was not written by this program"
