@@ -96,7 +96,7 @@ def sound_tokenizers() -> list[Tokenizer]:
 def sound_artifact(tokenizer: Tokenizer) -> bytes:
     """The bytes of an untrained model's artifact, with integers of both codings and floats."""
     layer = Block(Attention(heads=2, key_value_heads=1), SquaredMlp(32))
-    spec = Model(width=16, layers=(layer,) * 2, vocabulary=tokenizer.vocabulary)
+    spec = Model(width=16, layers=(layer,), vocabulary=tokenizer.vocabulary)
     torch.manual_seed(0)
     model = spec.build()
     roles = {name: str(role) for name, role in parameter_roles(model).items()}

@@ -11,7 +11,7 @@ shared 13-grams are no sin (formulas, quotations, boilerplate), and a share of t
 exceeded by chance half of the time. A document is therefore reported only if k is so large that a document
 of no more than the threshold would reach it with a probability of at most 1 % (the upper tail of the
 binomial distribution, which bounds that of drawing without replacement). At a threshold of 0.1 this takes 3
-of 5, 4 of 9 or 15 of 64: verbatim text is always found, half a document in three of four cases at m = 9.
+of 5, 4 of 9 or 13 of 64: verbatim text is always found, half a document in three of four cases at m = 9.
 
 Fewer than MIN_GRAMS looked up, about 330 words, prove nothing about one document. Such documents are
 counted, and judged by the same rule as one pool: if many are near copies, the pool shows it.
