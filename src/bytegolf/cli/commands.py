@@ -131,6 +131,7 @@ def evaluate(words: Sequence[str]) -> int:
             options.plans,
             field=options.field,
             cut_bytes=options.cut_bytes,
+            adapt=options.adapt,
             device=options.device,
             display=display,
         )

@@ -57,6 +57,8 @@ class Evaluate:
     """The field of .jsonl and .parquet files that holds the text."""
     cut_bytes: int = 0
     """Cuts plain text into documents of about so many bytes; 0 keeps each file whole."""
+    adapt: bool = False
+    """Let the model learn from what is scored, by the adaptation of its recipe."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     json: bool = False

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from bytegolf.artifact.loading import load
 from bytegolf.artifact.source import source_bytes
+from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.bits import Score, score, token_stream
 from bytegolf.evaluation.compressors import baselines
 from bytegolf.evaluation.windows import WindowPlan
@@ -20,12 +21,12 @@ from bytegolf.recipe import Recipe
 from bytegolf.running.environment import describe_environment
 from bytegolf.running.export import Exported
 from bytegolf.running.progress import Display
+from bytegolf.serving.artifact import open_artifact
 from bytegolf.serving.generate import text as generate_text
 from bytegolf.text.documents import Document
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.shards import Prepared
 from bytegolf.tokens.tokenizer import Tokenizer
-from bytegolf.training.ranks import chosen_device
 
 #: Held-out text beyond this is not given to the classic compressors: brotli needs a second for each 600 kB.
 _COMPRESSED_BYTES = 8_000_000
@@ -49,7 +50,10 @@ def evaluate_run(
     device: torch.device,
     display: Display,
 ) -> Outcome:
-    """Scores the float model under the headline plan, the artifact under every plan, and writes samples."""
+    """Scores the float model under the headline plan, the artifact under every plan, and writes samples.
+
+    Where the recipe lets the model learn from the text, the artifact is scored so too, by the headline plan.
+    """
     loaded = load(exported.path, device=device)
     documents = prepared.validation_documents()
     texts = [document.text for document in documents]
@@ -57,19 +61,15 @@ def evaluate_run(
     scores = []
     coloured: list[dict[str, Any]] = []
     model.compute_dtype = loaded.model.compute_dtype
-    for name, scored_model, plans in (
-        ("float", model, recipe.evaluation.plans[:1]),
-        ("artifact", loaded.model, recipe.evaluation.plans),
-    ):
-        for plan in plans:
-            watch = display.counting(f"scoring the {name}, {plan.name} …")
-            result = score(scored_model, loaded.tokenizer, ids, starts, plan, watch=watch)
-            scores.append(_row(name, result))
-            display.say(f"scored   {result.bits_per_byte:.4f} bits/byte  {name}, {plan.name}")
-            if name == "artifact" and not coloured:
-                coloured = _coloured(
-                    documents, prepared.tokenizer, ids, starts, result, recipe.evaluation.coloured_bytes
-                )
+    for name, scored_model, plan, adaptation in _passes(recipe, model, loaded.model):
+        watch = display.counting(f"scoring the {name}, {plan.name} …")
+        result = score(scored_model, loaded.tokenizer, ids, starts, plan, adaptation=adaptation, watch=watch)
+        scores.append(_row(name, result))
+        display.say(f"scored   {result.bits_per_byte:.4f} bits/byte  {name}, {result.plan}")
+        if name == "artifact" and not coloured:
+            coloured = _coloured(
+                documents, prepared.tokenizer, ids, starts, result, recipe.evaluation.coloured_bytes
+            )
     samples = _samples(loaded.model, recipe, prepared, display)
     display.update("classic compressors …")
     held_out = "".join(texts).encode()
@@ -103,18 +103,38 @@ def evaluate_artifact(
     *,
     field: str = "text",
     cut_bytes: int = 0,
+    adapt: bool = False,
     device: str = "auto",
     display: Display,
 ) -> list[dict[str, Any]]:
-    """Scores an artifact on any text; rows as in result.json's scores."""
-    loaded = load(path, device=chosen_device(device))
+    """Scores an artifact on any text; rows as in result.json's scores.
+
+    With `adapt` the model learns from what is scored, as its recipe says.
+    """
+    artifact = open_artifact(path, device=device)
+    adaptation = artifact.required_adaptation() if adapt else None
     documents = list(read_documents(sources, field=field, cut_bytes=cut_bytes))
-    ids, starts = token_stream(loaded.tokenizer, [document.text for document in documents])
+    ids, starts = token_stream(artifact.tokenizer, [document.text for document in documents])
     rows = []
     for plan in plans:
         watch = display.counting(f"scoring, {plan.name} …")
-        rows.append(_row("artifact", score(loaded.model, loaded.tokenizer, ids, starts, plan, watch=watch)))
+        result = score(
+            artifact.model, artifact.tokenizer, ids, starts, plan, adaptation=adaptation, watch=watch
+        )
+        rows.append(_row("artifact", result))
     return rows
+
+
+def _passes(
+    recipe: Recipe, trained: LanguageModel, loaded: LanguageModel
+) -> Iterator[tuple[str, LanguageModel, WindowPlan, Adaptation | None]]:
+    """Every scoring of a run: whose, with what, through which windows, learning or not."""
+    spec = recipe.evaluation
+    yield "float", trained, spec.plans[0], None
+    for plan in spec.plans:
+        yield "artifact", loaded, plan, None
+    if spec.adaptation is not None:
+        yield "artifact", loaded, spec.plans[0], spec.adaptation
 
 
 def _row(model: str, result: Score) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bytegolf.errors import PackedError, TextError
-from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.codec import pack, parallel_ledger, unpack
 from bytegolf.evaluation.legality import Ledger
 from bytegolf.evaluation.packed import packed_to_bytes, read_packed
@@ -59,7 +58,7 @@ def pack_file(
     Raises `TextError` if the file cannot be read, `PackedError` if it cannot be packed with this artifact.
     """
     data = _read(source)
-    adaptation = _adaptation(artifact) if adapt else None
+    adaptation = artifact.required_adaptation() if adapt else None
     plan = plan or Sliding(artifact.context, max(1, artifact.context // 2))
     report = pack(
         artifact.model,
@@ -116,19 +115,11 @@ def unpack_file(artifact: Artifact, source: Path, target: Path, *, display: Disp
         artifact.tokenizer,
         packed,
         artifact.digest,
-        adaptation=_adaptation(artifact) if packed.layout.adaptive else None,
+        adaptation=artifact.required_adaptation() if packed.layout.adaptive else None,
         watch=display.rate("unpacking"),
     )
     atomic_write(target, data)
     return time.perf_counter() - began
-
-
-def _adaptation(artifact: Artifact) -> Adaptation:
-    if artifact.adaptation is None:
-        raise PackedError(
-            "the artifact's recipe names no adaptation; train with --evaluation.adaptation ScoreFirstSgd"
-        )
-    return artifact.adaptation
 
 
 def _ledger_bytes(ledger: Ledger) -> float:

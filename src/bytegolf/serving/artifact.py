@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bytegolf.artifact.loading import load
+from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation import Adaptation, ScoreFirstSgd
 from bytegolf.evaluation.bits import Score, score, token_stream
 from bytegolf.evaluation.codec import pack, unpack
@@ -33,6 +34,14 @@ class Artifact:
     context: int
     digest: bytes
     adaptation: Adaptation | None = None
+
+    def required_adaptation(self) -> Adaptation:
+        """The recipe's adaptation. Raises `RecipeError` if it has none."""
+        if self.adaptation is None:
+            raise RecipeError(
+                "the artifact's recipe names no adaptation; train with --evaluation.adaptation ScoreFirstSgd"
+            )
+        return self.adaptation
 
     def score(self, text: str | bytes, plan: WindowPlan | None = None) -> Score:
         """How well the model predicts `text`, read as one document.

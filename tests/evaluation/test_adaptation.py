@@ -1,0 +1,117 @@
+"""Learning from a text while it is scored: only from what has its score, on a copy, better on repetition."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from bytegolf.errors import LegalityError, RecipeError
+from bytegolf.evaluation.adaptation import ScoreFirstSgd, SgdLearner
+from bytegolf.evaluation.bits import score, token_stream
+from bytegolf.evaluation.legality import Session, Track
+from bytegolf.evaluation.windows import Chunked, Sliding
+from bytegolf.model.attention import Attention
+from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import LanguageModel, Model
+from bytegolf.model.stack import Block
+from bytegolf.tokens.tokenizer import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+TEXTS = ["the cat sat on the mat. " * 8, "a dog did, too. " * 20, "the cat sat on the mat. " * 8]
+IDS, STARTS = token_stream(TOKENIZER, TEXTS)
+SPEC = ScoreFirstSgd(chunk=100, length=16, rows=4, epochs=2, learning_rate=0.05)
+
+
+def network() -> LanguageModel:
+    torch.manual_seed(0)
+    block = Block(Attention(2, 1), SquaredMlp(16))
+    spec = Model(width=16, layers=(block,) * 2, embedding=TiedEmbedding(0.3), vocabulary=TOKENIZER.vocabulary)
+    return spec.build()
+
+
+MODEL = network()
+
+
+def test_learning_lowers_the_score_of_a_repetitive_text_and_leaves_the_model_alone() -> None:
+    before = [parameter.clone() for parameter in MODEL.parameters()]
+    fixed = score(MODEL, TOKENIZER, IDS, STARTS, Chunked(32))
+    adaptive = score(MODEL, TOKENIZER, IDS, STARTS, Chunked(32), adaptation=SPEC)
+    assert adaptive.plan == "chunked 32, adaptive"
+    assert adaptive.bits_per_byte < 0.9 * fixed.bits_per_byte
+    assert all(torch.equal(a, b) for a, b in zip(before, MODEL.parameters(), strict=True))
+    again = score(MODEL, TOKENIZER, IDS, STARTS, Chunked(32), adaptation=SPEC)
+    assert again.nats_N.tolist() == adaptive.nats_N.tolist()
+
+
+@pytest.mark.parametrize("plan", [Chunked(32), Sliding(32, 8)])
+def test_the_first_chunk_is_scored_by_the_model_as_it_came(plan: Chunked | Sliding) -> None:
+    fixed = score(MODEL, TOKENIZER, IDS, STARTS, plan)
+    adaptive = score(MODEL, TOKENIZER, IDS, STARTS, plan, adaptation=SPEC)
+    same = adaptive.nats_N == fixed.nats_N
+    first = int(np.argmin(same))
+    assert SPEC.chunk <= first < SPEC.chunk + 32
+    assert not same[first:].all()
+
+
+def test_what_comes_later_changes_no_score_on_the_adaptive_track() -> None:
+    changed = IDS.copy()
+    place = 250
+    changed[place] = (changed[place] + 1) % 256
+    ours, theirs = (
+        score(MODEL, TOKENIZER, ids, STARTS, Chunked(32), adaptation=SPEC).nats_N for ids in (IDS, changed)
+    )
+    assert ours[: place - 1].tolist() == theirs[: place - 1].tolist()
+    assert ours[place:].tolist() != theirs[place:].tolist()
+
+
+def test_a_learner_cannot_have_what_is_not_scored() -> None:
+    session = Session(TOKENIZER, IDS, STARTS, Track.adaptive())
+    session.record(np.arange(50), np.ones(50))
+    learner = SPEC.learner(MODEL)
+    learner.learn(session, [(0, 50)], 0.1)
+    with pytest.raises(LegalityError, match="learning from target 50 before its score"):
+        learner.learn(session, [(0, 51)], 0.1)
+
+
+def test_spans_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def step(self: SgdLearner, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> None:
+        seen.append(starts)
+
+    monkeypatch.setattr(SgdLearner, "_step", step)
+    session = Session(TOKENIZER, IDS, STARTS, Track.adaptive())
+    session.record(np.arange(60), np.ones(60))
+    spans: Sequence[tuple[int, int]] = [(10, 20), (30, 45), (50, 50)]
+    SPEC.learner(MODEL).learn(session, spans, 0.5)
+    assert np.flatnonzero(seen[0]).tolist() == [0, 10]
+
+
+@pytest.mark.parametrize("length", [1, 7, 16, 50, 200])
+def test_any_number_of_tokens_can_be_learned_from(length: int) -> None:
+    session = Session(TOKENIZER, IDS, STARTS, Track.adaptive())
+    session.record(np.arange(length), np.ones(length))
+    learner = SPEC.learner(MODEL)
+    learner.learn(session, [(0, length)], 0.0)
+    moved = [
+        not torch.equal(a, b) for a, b in zip(learner.model.parameters(), MODEL.parameters(), strict=True)
+    ]
+    assert any(moved)
+
+
+def test_the_rate_falls_to_nothing_over_the_text() -> None:
+    session = Session(TOKENIZER, IDS, STARTS, Track.adaptive())
+    session.record(np.arange(40), np.ones(40))
+    learner = SPEC.learner(MODEL)
+    learner.learn(session, [(0, 40)], 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(learner.model.parameters(), MODEL.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"chunk": 0}, {"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"clip": 0.0}]
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(settings))):
+        ScoreFirstSgd(**settings)  # type: ignore[arg-type]
