@@ -88,7 +88,10 @@ class Cleanliness:
 
     @property
     def clean(self) -> bool:
-        """No exact copy, no near copy, and no pool of short near copies."""
+        """Nothing was found: no exact copy, no near copy, no pool of short ones.
+
+        It says little about near copies among the `short_documents`; report their number beside it.
+        """
         return not (self.exact_count or self.near_count or self.short_are_near)
 
 
