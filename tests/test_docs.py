@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bytegolf.artifact.container import Contents, write_artifact
-from bytegolf.cli import commands
+from bytegolf.cli import commands, packing
 from bytegolf.cli.arguments import read_command
 from bytegolf.cli.draft import Draft
 from bytegolf.cli.options import COMMANDS, Compress, Evaluate
@@ -148,6 +148,8 @@ def check_command(words: list[str]) -> None:
         assert all(word.startswith("--compression.") for word in changed), words
     elif name == "sweep" and "--help" not in rest:
         read_sweep(find_recipe(rest[0]), rest)
+    elif name in ("pack", "unpack") and "--help" not in rest:
+        assert read_command(name, COMMANDS[name], rest, short=packing._SHORT).artifact, "-m ARTIFACT is missing"
     elif rest != ["--help"]:
         options = read_command(name, COMMANDS[name], rest)
         assert not isinstance(options, Evaluate) or options.text, "evaluate needs --text"
