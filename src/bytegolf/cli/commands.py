@@ -18,6 +18,7 @@ from bytegolf.cli.failures import INTERRUPTED
 from bytegolf.cli.help_pages import print_recipe
 from bytegolf.cli.options import Compress, Doctor, Evaluate, Generate, Report, Show, Train, usage
 from bytegolf.cli.packing import pack, unpack
+from bytegolf.cli.prove import prove
 from bytegolf.cli.recipe_files import built_in, find_recipe
 from bytegolf.cli.summary import print_scores, print_summary
 from bytegolf.cli.sweep import sweep
@@ -208,6 +209,7 @@ RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "sweep": sweep,
     "compress": compress,
     "evaluate": evaluate,
+    "prove": prove,
     "generate": write,
     "pack": pack,
     "unpack": unpack,

@@ -53,6 +53,7 @@ def print_command(name: str) -> None:
         "sweep": f"{_SWEEP}\n\nbytegolf sweep RECIPE --help lists every setting of a recipe.",
         "show": f"{_DOTTED}\n\nbytegolf show RECIPE --help lists every setting of a recipe.",
         "compress": "Settings below compression can be changed: --compression.budget_bytes 900000.",
+        "prove": "The plan is changed by its path: --plan.stride 64, or as a whole: --plan Chunked.",
         "evaluate": "A plan is changed by its path: --plans.0.stride 64, or all of them: --plans Chunked.",
     }
     if name in notes:

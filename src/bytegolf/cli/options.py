@@ -138,6 +138,43 @@ class Unpack:
 
 
 @dataclass(frozen=True)
+class Prove:
+    """Test whether a score counts: every condition with its verdict and numbers, and a certificate.
+
+    Exit code 1 if a condition fails. What was not checked is said, and counts as failed only with --strict.
+    """
+
+    artifact: _ArtifactWord
+    """The .bg file."""
+    text: tuple[str, ...] = ()
+    """Files, folders, kjv or python; by default the held-out documents of the artifact's own run."""
+    plan: WindowPlan = Sliding()
+    """How to score: Chunked, Sliding or PerDocument. By default the first plan of the artifact's recipe."""
+    adapt: bool = False
+    """Let a copy of the model learn from what is scored, by the adaptation of its recipe."""
+    data: str = ""
+    """Folder of the prepared training text; by default data/ beside the artifact, or the recipe's."""
+    claim: float | None = None
+    """The bits per byte that are claimed; by default those of result.json beside the artifact."""
+    limit: int | None = None
+    """The bytes that the artifact may have; by default its recipe's."""
+    positions: int = 64
+    """At how many places tokens are changed and distributions summed, at least."""
+    round_trip: bool = False
+    """Also pack the text and restore it in a fresh process. This takes long."""
+    strict: bool = False
+    """Exit code 1 also if a condition was not checked."""
+    json: str = ""
+    """Where to write the certificate; certificate.json beside the artifact by default."""
+    field: str = "text"
+    """The field of .jsonl and .parquet files that holds the text."""
+    cut_bytes: int = 0
+    """Cuts plain text into documents of about so many bytes; 0 keeps each file whole."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
 class Show:
     """What a recipe builds: layers, parameters, bytes, memory, work.
 
@@ -218,6 +255,7 @@ COMMANDS: dict[str, type] = {
     "sweep": Sweep,
     "evaluate": Evaluate,
     "compare": Compare,
+    "prove": Prove,
     "generate": Generate,
     "pack": Pack,
     "unpack": Unpack,
@@ -232,6 +270,7 @@ POSITIONALS = {
     "compress": ("folder",),
     "sweep": ("recipe",),
     "evaluate": ("artifact",),
+    "prove": ("artifact",),
     "compare": ("runs",),
     "generate": ("artifact", "prompt"),
     "pack": ("file",),

@@ -176,11 +176,11 @@ def _data(prepared: Prepared, documents: Sequence[Document]) -> dict[str, Any]:
         "vocabulary": tokenizer.vocabulary,
         "lossless": tokenizer.lossless,
         "tokenizer_sha256": tokenizer.digest,
-        "validation_sha256": _text_digest(documents),
+        "validation_sha256": text_digest(documents),
     }
 
 
-def _text_digest(documents: Sequence[Document]) -> str:
+def text_digest(documents: Sequence[Document]) -> str:
     """SHA-256 over the SHA-256 of each document's UTF-8 bytes, in order.
 
     The names of documents play no part: text that was copied to another place is the same text.

@@ -14,7 +14,7 @@ from bytegolf.evaluation.proof.verdict import (
     not_checked,
     passed,
 )
-from bytegolf.tokens.cleanliness import Cleanliness
+from bytegolf.tokens.cleanliness import MIN_GRAMS, Cleanliness
 from bytegolf.training.budget import Budget
 
 #: Bits per byte by which a score may differ from the claimed one.
@@ -24,7 +24,10 @@ OTHER_DEVICE_TOLERANCE = 2e-3
 
 
 def split(found: Cleanliness | None, absent: str) -> Verdict:
-    """No scored document was trained on, whole or in large part. `absent` says what is missing for None."""
+    """No scored document was trained on, whole or in large part. `absent` says what is missing for None.
+
+    Too few words to look for near copies leave the condition unchecked, not passed.
+    """
     if found is None:
         return not_checked(SPLIT, absent)
     numbers = {
@@ -60,6 +63,13 @@ def split(found: Cleanliness | None, absent: str) -> Verdict:
         )
     if problems:
         return failed(SPLIT, f"Of {found.documents:,} documents {'; '.join(problems)}.", **numbers)
+    if found.checked_ngrams < MIN_GRAMS:
+        return not_checked(
+            SPLIT,
+            f"None of {found.documents:,} documents is in the training text by its hash, but with "
+            f"{found.checked_ngrams:,} sampled 13-grams the text is too short to look for near copies.",
+            **numbers,
+        )
     return passed(
         SPLIT,
         f"None of {found.documents:,} documents is in the training text by its hash; of "
