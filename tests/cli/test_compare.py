@@ -24,12 +24,16 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     def write(name: str, seed: int, nats: float, **changes: Any) -> str:
         folder = tmp_path / name
         folder.mkdir(parents=True)
+        plans = changes.pop("plans", ["sliding 64 of 128", "chunked 128"])
         settings = {
             "type": "Recipe",
             "name": name,
             "training": {"seed": seed, "rows": changes.pop("rows", 8)},
+            "evaluation": {
+                "plans": [{"name": plan} for plan in plans],
+                "adaptation": changes.pop("adapt", None),
+            },
         }
-        plans = changes.pop("plans", ["sliding 64 of 128", "chunked 128"])
         data = {"validation_sha256": "a" * 64, "tokenizer_sha256": "b" * 64} | changes
         rows = [
             {"model": model, "plan": plan, "bits_per_byte": nats / 2 + place, "nats_per_token": nats + place}
@@ -163,7 +167,11 @@ def test_a_mixed_side_is_told(make: Maker, capsys: pytest.CaptureFixture[str]) -
     make("c", 2, 3.3)
     assert main(["compare", "a", "b"]) == 0
     assert "note: these runs differ in training.rows" in capsys.readouterr().out
-    assert main(["compare", "a", "c"]) == 0
+    make("d", 2, 3.3, adapt="all")
+    assert main(["compare", "a", "d"]) == 0
+    assert "note: these runs differ in evaluation.adaptation" in capsys.readouterr().out
+    make("e", 3, 3.3, plans=["chunked 128"])
+    assert main(["compare", "a", "c", "e", "--plan", "chunked 128"]) == 0
     assert "note:" not in capsys.readouterr().out
 
 

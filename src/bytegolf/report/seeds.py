@@ -10,8 +10,18 @@ from bytegolf.errors import BytegolfError
 from bytegolf.report.differences import differences
 from bytegolf.report.run_folder import find, number, read_run, rows
 
-#: Settings of a recipe that change neither what is trained nor how a shared plan scores it.
-_WITHOUT_EFFECT = ("name", "prepared", "evaluation")
+#: Settings, the seed among them, that make no other recipe: what is trained and how a plan scores it stays.
+_WITHOUT_EFFECT = (
+    "name",
+    "prepared",
+    "training.seed",
+    "training.validate_at",
+    "training.checkpoint_seconds",
+    "evaluation.plans",
+    "evaluation.prompts",
+    "evaluation.sample_tokens",
+    "evaluation.coloured_bytes",
+)
 _DIGESTS = {"validation_sha256": "validation bytes", "tokenizer_sha256": "tokenizer"}
 
 
@@ -164,5 +174,5 @@ def _refuse_repeated(seeds: Sequence[Seed]) -> None:
 def _varied(one: Seed, two: Seed) -> Iterator[str]:
     """Paths of the settings, other than the seed, that tell two runs apart."""
     for path, _, _ in differences(one.settings, two.settings):
-        if path != "training.seed" and path.split(".")[0] not in _WITHOUT_EFFECT:
+        if not any(f"{path}.".startswith(f"{setting}.") for setting in _WITHOUT_EFFECT):
             yield path or "recipe.json"
