@@ -99,6 +99,7 @@ class AttentionLayer(Component):
             key_positions_S=stream.key_positions_S,
             window=self.spec.window,
             segments=stream.segments,
+            newest_only=stream.newest_only,
         )
         return self.out(y_BTHK.flatten(2))
 

@@ -20,11 +20,12 @@ class Memory:
 
     Every layer keeps its own tensors under its key; the model appends to them in the same forward pass that
     training uses. `capacity` is a bound on the tokens to come, for which room is then taken once; without it
-    every token copies all before it.
+    every token copies all before it. `one_document`: no row has begun another document since its first token.
     """
 
     capacity: int | None = None
     position: int = 0
+    one_document: bool = True
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def extend(self, key: str, value_BTX: Tensor) -> Tensor:
@@ -48,7 +49,8 @@ class Stream:
 
     `starts_BT` (bool) marks tokens that begin a document. `document_BT` (int64) numbers the documents of
     a row; a row that begins inside a document has that document as number 0. Tokens of different
-    documents never see each other. `positions_T` (int64) count from the start of the row.
+    documents never see each other. `positions_T` (int64) count from the start of the row. `newest_only`: one
+    token a row that belongs to the document of everything in memory, so that it sees all keys.
     """
 
     starts_BT: Tensor
@@ -58,6 +60,7 @@ class Stream:
     key_positions_S: Tensor
     segments: Segments | None = None
     memory: Memory | None = None
+    newest_only: bool = False
 
     @staticmethod
     def of(
@@ -69,18 +72,24 @@ class Stream:
         better lies on the CPU: finding borders on the GPU would wait for all the work queued there.
         """
         device = device or starts_BT.device
-        packed = device.type == "cuda" and memory is None
+        packed = device.type == "cuda" and (memory is None or not memory.position)
         segments = segments_from_starts(starts_BT, device) if packed else None
-        starts_BT = starts_BT.to(device, non_blocking=True)
         length = starts_BT.shape[1]
         offset = memory.position if memory is not None else 0
+        later = starts_BT if offset else starts_BT[:, 1:]
+        starts_BT = starts_BT.to(device, non_blocking=True)
         document_BT = starts_BT.long().cumsum(dim=1)
         key_document = document_BT
+        newest_only = False
         if memory is not None:
+            memory.one_document &= not bool(later.any())
+            newest_only = length == 1 and memory.one_document
             if offset:
                 document_BT = document_BT + memory.tensors[_DOCUMENT][:, offset - 1 : offset]
             memory.position = offset + length
             key_document = memory.extend(_DOCUMENT, document_BT)
         positions = torch.arange(offset, offset + length, device=device)
         key_positions = torch.arange(offset + length, device=device) if offset else positions
-        return Stream(starts_BT, document_BT, positions, key_document, key_positions, segments, memory)
+        return Stream(
+            starts_BT, document_BT, positions, key_document, key_positions, segments, memory, newest_only
+        )

@@ -1,14 +1,14 @@
 """Causal attention over packed documents, with an optional window and fewer key/value heads than query heads.
 
 Shapes: B rows, T query tokens, S key tokens, H query heads, G key/value heads (G divides H), K head width.
-Bodies: `reference` (anywhere), `fused` (CPUs, without gradients: scoring and decoding), `varlen` (CUDA GPUs,
-16-bit, no memory); the same tests.
+Bodies: `reference` (anywhere), `fused` (CPUs, without gradients: scoring and decoding; single tokens that see
+everything, anywhere), `varlen` (CUDA GPUs, 16-bit, no memory yet); the same tests.
 """
 
 import torch
 from torch import Tensor
 
-from bytegolf.kernels.attention.fused import fused_attention
+from bytegolf.kernels.attention.fused import fused_attention, newest_attention
 from bytegolf.kernels.attention.reference import attention as reference_attention
 from bytegolf.kernels.attention.varlen import Segments, segments_from_starts, varlen_attention
 
@@ -26,15 +26,18 @@ def attend(
     key_positions_S: Tensor,
     window: int | None,
     segments: Segments | None,
+    newest_only: bool = False,
 ) -> Tensor:
     """softmax(q kᵀ / sqrt(K)) v over the allowed keys, (B, T, H, K).
 
     A key is allowed if it is in the query's document, not after it, and, with a window w, at most w
     tokens before it. `segments` describe the same documents for the packed kernel; without them the
-    reference runs.
+    reference runs. `newest_only`: there is one query a row, in the document of all keys and after them.
     """
     if segments is not None and q_BTHK.element_size() == 2:
         return varlen_attention(q_BTHK, k_BSGK, v_BSGK, segments=segments, window=window)
+    if newest_only and (window is None or k_BSGK.shape[1] <= window + 1):
+        return newest_attention(q_BTHK, k_BSGK, v_BSGK)
     plain = reference_attention
     if q_BTHK.device.type == "cpu" and not torch.is_grad_enabled():
         plain = fused_attention
