@@ -11,7 +11,8 @@ from pathlib import Path
 
 import brotli
 
-EVALUATION_ROOTS = ("bytegolf.evaluation", "bytegolf.artifact")
+#: Loading an artifact and scoring a text with it, adaptation included.
+EVALUATION_ROOTS = ("bytegolf.artifact.loading", "bytegolf.evaluation.bits")
 
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
 _FOLDER = Path(__file__).parents[1]
