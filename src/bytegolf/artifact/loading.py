@@ -16,7 +16,6 @@ from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
 from bytegolf.training.spec import Training
 from bytegolf.tree import from_json
 
-
 # Two of the mixer, one of the MLP, one of the residual stream.
 _LEAST_TENSORS = 4
 
