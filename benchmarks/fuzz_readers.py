@@ -6,15 +6,16 @@ returned something wrong.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import brotli
 import numpy as np
 import torch
-from mutations import mutate_bytes, mutate_json_text
+from mutations import EXTREMES, mutate_bytes, mutate_json_text
 
 from bytegolf.artifact import container
 from bytegolf.artifact.container import Contents, pack, unpack
@@ -23,6 +24,9 @@ from bytegolf.artifact.loading import load
 from bytegolf.compression.compress import compress_model
 from bytegolf.compression.grid import Grid, Quantized
 from bytegolf.errors import BytegolfError
+from bytegolf.evaluation.packed import _PREFIX as PACKED_PREFIX
+from bytegolf.evaluation.packed import Block as PackedBlock
+from bytegolf.evaluation.packed import Layout, Packed, packed_to_bytes, read_packed
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.roles import parameter_roles
@@ -74,7 +78,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("tokenizer", tokenizer_damage(tokenizers), read_tokenizer),
         Reader("shard", shard_damage(folder / "shards"), read_shard(folder / "mutant.bin")),
         *prepared_readers(folder / "prepared", tokenizers[-1]),
-        # The packed-file reader joins here: Reader("packed", bytes_damage([sound files]), read_packed)
+        Reader("packed", packed_damage, read_packed_bytes),
     ]
 
 
@@ -308,6 +312,38 @@ def prepared_readers(folder: Path, tokenizer: Tokenizer) -> list[Reader]:
         assert found is None or found.documents == len(TEXTS)
 
     return [Reader("prepared_folder", damage, read), Reader("check_split", damage, check)]
+
+
+def packed_damage(random: Random) -> bytes:
+    """A packed file as bytes, its header as bytes, or its numbers, each under a right CRC-32."""
+    layout = Layout(5000, 3000, random.choice((1, 7)), 200, 64, 32, False, 1, "float32", "a machine")
+    if random.random() < 0.3:
+        names = random.sample(("text_bytes", "tokens", "streams", "block_steps", "length", "stride"), 2)
+        layout = replace(layout, **{name: random.choice((*EXTREMES, 100, 3000)) for name in names})
+    count = layout.blocks if layout.block_steps > 0 and layout.blocks < 40 else 3
+    blocks = tuple(PackedBlock(random.randbytes(4 * random.randrange(40)), 7) for _ in range(count))
+    data = packed_to_bytes(Packed(layout, b"artifact", b"contents", blocks))
+    kind = random.random()
+    if kind < 0.5:
+        data = mutate_bytes(data, data, random)
+    elif kind < 0.8:
+        stop = PACKED_PREFIX + int.from_bytes(data[PACKED_PREFIX - 2 : PACKED_PREFIX], "little")
+        header = mutate_bytes(data[PACKED_PREFIX:stop], data, random)
+        numbers = (len(header) & 0xFFFF).to_bytes(2, "little")
+        data = data[: PACKED_PREFIX - 2] + numbers + header + data[stop:]
+    if random.random() < 0.9 and len(data) > PACKED_PREFIX:
+        header = data[PACKED_PREFIX:][: int.from_bytes(data[PACKED_PREFIX - 2 : PACKED_PREFIX], "little")]
+        check = zlib.crc32(header).to_bytes(4, "little")
+        data = data[: PACKED_PREFIX - 6] + check + data[PACKED_PREFIX - 2 :]
+    return data
+
+
+def read_packed_bytes(data: bytes) -> None:
+    """A packed file, which is written again as it was read."""
+    packed = read_packed(data)
+    assert read_packed(packed_to_bytes(packed)) == packed
+    assert sum(map(packed.layout.stream_tokens, range(packed.layout.streams))) == packed.layout.tokens
+    assert len(packed.blocks) == packed.layout.blocks
 
 
 def _change_bytes(data: bytes, random: Random) -> bytes:
