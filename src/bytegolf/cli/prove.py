@@ -43,9 +43,8 @@ def prove(words: Sequence[str]) -> int:
         device=options.device,
     )
     console, display = Console(), Display(Console(stderr=True))
-    verdicts: list[Verdict] = []
     with display.line():
-        certificate = prove_artifact(question, display, verdicts.append)
+        verdicts, certificate = prove_artifact(question, display)
     target = Path(options.json) if options.json else artifact.parent / "certificate.json"
     write_certificate(target, certificate)
     _print(console, verdicts, certificate, target)

@@ -1,7 +1,7 @@
 """From an artifact and a text to the verdict on every condition."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,7 @@ from bytegolf.artifact.loading import Loaded, unpack_model
 from bytegolf.artifact.source import source_bytes
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation import ScoreFirstSgd
-from bytegolf.evaluation.proof.causality import causality
-from bytegolf.evaluation.proof.ledger import each_byte_once, order
-from bytegolf.evaluation.proof.normalization import normalization
+from bytegolf.evaluation.proof.conditions import conditions
 from bytegolf.evaluation.proof.records import budget, reproducibility, size, split
 from bytegolf.evaluation.proof.subject import Passage, Subject, Taking, take
 from bytegolf.evaluation.proof.verdict import REPRODUCIBILITY, Verdict, not_checked
@@ -54,8 +52,8 @@ class Question:
     device: str = "auto"
 
 
-def prove(question: Question, display: Display, say: Callable[[Verdict], None]) -> dict[str, Any]:
-    """The certificate. `say` is told each verdict as it comes.
+def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str, Any]]:
+    """The verdicts, and the certificate that holds them.
 
     Raises `BytegolfError` if the artifact or the text cannot be read, or there is no text.
     """
@@ -69,27 +67,19 @@ def prove(question: Question, display: Display, say: Callable[[Verdict], None]) 
     passage = Passage.of(subject.tokenizer, texts)
     bound = bindings(data, contents.recipe, documents)
     taking = take(subject, passage, watch=display.counting(f"scoring, {subject.plan_name} …"))
-    verdicts: list[Verdict] = []
-
-    def conclude(verdict: Verdict) -> None:
-        verdicts.append(verdict)
-        say(verdict)
-
-    trying = {"positions": question.positions}
-    conclude(causality(subject, passage, watch=display.counting("changing tokens …"), **trying))
-    conclude(normalization(subject, passage, watch=display.counting("summing probabilities …"), **trying))
-    conclude(each_byte_once(subject, texts, passage, taking))
-    conclude(order(subject, taking))
+    verdicts = list(
+        conditions(subject, texts, passage, taking, positions=question.positions, watching=display.counting)
+    )
     display.update("looking for the text in training …")
-    conclude(_split(folder, documents))
+    verdicts.append(_split(folder, documents))
     records = _Records.beside(question.artifact, bound["artifact_sha256"])
-    for verdict in _recorded(question, contents, len(data), records):
-        conclude(verdict)
+    verdicts += _recorded(question, contents, len(data), records)
     score = _score(subject, passage, taking)
-    conclude(_reproducibility(question, score, records, bound["text_sha256"], loaded))
+    verdicts.append(_reproducibility(question, score, records, bound["text_sha256"], loaded))
     if question.round_trip:
-        conclude(round_trip(question.artifact, b"".join(texts), question.device, question.adapt, display))
-    return compose(verdicts, bound, score, _asked(question, len(documents)))
+        joined = b"".join(texts)
+        verdicts.append(round_trip(question.artifact, joined, question.device, question.adapt, display))
+    return verdicts, compose(verdicts, bound, score, _asked(question, len(documents)))
 
 
 def _subject(question: Question, loaded: Loaded) -> Subject:
