@@ -99,6 +99,7 @@ def test_a_finished_run_is_proved_by_its_path_alone(copied: Path, capsys: pytest
     assert certificate["bound_to"]["artifact_sha256"] == hashlib.sha256(artifact).hexdigest()
     assert certificate["asked"]["plan"] == {"type": "Chunked", "length": 32}
     assert certificate["machine"]["date"] == certificate["date"]
+    assert 'id="proof"' in (copied / "report.html").read_text()
 
 
 def test_a_broken_condition_is_named_and_is_the_exit_code(

@@ -15,6 +15,7 @@ from bytegolf.cli.draft import Draft
 from bytegolf.cli.options import Prove
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.proof.verdict import Verdict
+from bytegolf.report.page import write_report
 from bytegolf.running.certificate import write_certificate
 from bytegolf.running.progress import Display
 from bytegolf.running.proving import Question
@@ -47,6 +48,8 @@ def prove(words: Sequence[str]) -> int:
         verdicts, certificate = prove_artifact(question, display)
     target = Path(options.json) if options.json else artifact.parent / "certificate.json"
     write_certificate(target, certificate)
+    if target == artifact.parent / "certificate.json" and (artifact.parent / "report.html").is_file():
+        write_report(artifact.parent)
     _print(console, verdicts, certificate, target)
     wrong = {"fail", "not checked"} if options.strict else {"fail"}
     return _FAILED if any(verdict.outcome in wrong for verdict in verdicts) else 0

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from bytegolf.files import atomic_write
-from bytegolf.report import curves, headline, sections
+from bytegolf.report import certificate, curves, headline, sections
 from bytegolf.report.markup import Html, join, tag
 from bytegolf.report.run_folder import Run, read_run
 
@@ -29,6 +29,7 @@ def page(run: Run) -> Html:
         ("training", "Training", curves.training(run)),
         ("comparison", "Beside classic compressors", sections.comparison(run)),
         ("scores", "Scores", sections.scores(run)),
+        ("proof", "Proof", certificate.proof(run)),
         ("bytes", "Where the bytes go", sections.byte_account(run)),
         ("quantization", "Quantization", sections.quantization(run)),
         ("text", "Held-out text", sections.held_out_text(run)),

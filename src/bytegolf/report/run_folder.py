@@ -9,6 +9,7 @@ from typing import Any
 from bytegolf.errors import BytegolfError
 
 _FILES = ("recipe.json", "environment.json", "metrics.jsonl", "result.json", "coloured.json")
+_CERTIFICATE = "certificate.json"
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Run:
     metrics: Sequence[Mapping[str, Any]]
     result: Any
     coloured: Any
+    certificate: Any = None
 
     def events(self, kind: str) -> list[Mapping[str, Any]]:
         return [event for event in self.metrics if event.get("event") == kind]
@@ -49,6 +51,7 @@ def read_run(folder: Path) -> Run:
         metrics=_without_undone(_read_lines(folder / "metrics.jsonl")),
         result=_read_json(folder / "result.json"),
         coloured=_read_json(folder / "coloured.json"),
+        certificate=_read_json(folder / _CERTIFICATE),
     )
 
 

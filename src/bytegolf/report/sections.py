@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bytegolf.report.certificate import hint
 from bytegolf.report.headline import date, headline_score
 from bytegolf.report.heat import documents, legend
 from bytegolf.report.markup import Html, count, decimals, escape, join, pairs, percent, table, tag
@@ -156,7 +157,7 @@ def scores(run: Run) -> Html:
     ]
     headings = ("Model", "Scoring", "Bits per byte", "Nats per token", "Tokens", "Bytes", "Seconds")
     made = table(headings, body, range(2, 7), "Scores on held-out text")
-    return join([made, *(tag("p", text, class_="note") for text in _costs(found))])
+    return join([made, *(tag("p", text, class_="note") for text in _costs(found)), hint(run)])
 
 
 def _costs(found: list[Mapping[str, Any]]) -> list[str]:
