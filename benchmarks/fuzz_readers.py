@@ -200,7 +200,7 @@ def read_artifact_bytes(data: bytes) -> None:
 
 
 def load_from(path: Path) -> Callable[[bytes], None]:
-    """The whole way from a file to a model that has scored three tokens."""
+    """The whole way from a file to a model in memory; nothing is scored."""
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
