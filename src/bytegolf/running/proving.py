@@ -77,8 +77,16 @@ def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str
     score = _score(subject, passage, taking)
     verdicts.append(_reproducibility(question, score, records, bound["text_sha256"], loaded))
     if question.round_trip:
-        joined = b"".join(texts)
-        verdicts.append(round_trip(question.artifact, joined, question.device, question.adapt, display))
+        verdicts.append(
+            round_trip(
+                question.artifact,
+                b"".join(texts),
+                question.plan,
+                adapt=question.adapt,
+                device=question.device,
+                display=display,
+            )
+        )
     return verdicts, compose(verdicts, bound, score, _asked(question, len(documents)))
 
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 from bytegolf.errors import PackedError
 from bytegolf.evaluation.proof.verdict import ROUND_TRIP, Verdict, failed, not_checked, passed
+from bytegolf.evaluation.windows import Sliding, WindowPlan
 from bytegolf.running.packing import pack_file
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import open_artifact
 
 
-def round_trip(artifact: Path, text: bytes, device: str, adapt: bool, display: Display) -> Verdict:
-    """Packs the documents' bytes laid end to end, and unpacks them in a fresh process and an empty folder."""
+def round_trip(
+    artifact: Path, text: bytes, plan: WindowPlan, *, adapt: bool, device: str, display: Display
+) -> Verdict:
+    """Packs the documents' bytes laid end to end, and unpacks them in a fresh process and an empty folder.
+
+    The windows are those of a sliding `plan`; for other plans, of training and half as far apart.
+    """
     with tempfile.TemporaryDirectory(prefix="bytegolf-") as name:
         here, there = Path(name) / "here", Path(name) / "there"
         here.mkdir()
@@ -25,7 +31,13 @@ def round_trip(artifact: Path, text: bytes, device: str, adapt: bool, display: D
         try:
             opened = open_artifact(artifact, device=device)
             packed = pack_file(
-                opened, source, there / "packed.bgp", adapt=adapt, compare=False, display=display
+                opened,
+                source,
+                there / "packed.bgp",
+                plan=plan if isinstance(plan, Sliding) else None,
+                adapt=adapt,
+                compare=False,
+                display=display,
             )
         except PackedError as error:
             return not_checked(ROUND_TRIP, f"Nothing was packed: {error}.")
