@@ -2,8 +2,8 @@
 
     python benchmarks/codec_speed.py ARTIFACT FILE [--streams N] [--length L --stride S] [--out RECORD.json]
 
-The record holds the size of the packed file beside the ledger of its session, the same session scored in whole
-windows, and the file scored as one stream.
+The record holds the size of the packed file beside the ledger of its session, the same session scored in
+whole windows, and the file scored as one stream.
 """
 
 import argparse
