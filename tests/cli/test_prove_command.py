@@ -89,6 +89,8 @@ def test_a_finished_run_is_proved_by_its_path_alone(copied: Path, capsys: pytest
     assert (code, certificate["outcome"]) == (0, "pass"), certificate["verdicts"]
     assert outcomes(certificate) == dict.fromkeys(CONDITIONS, "pass")
     assert "all 8 conditions hold" in shown
+    used = "4 of 4 steps by the artifact's record and result.json and metrics.jsonl."
+    assert sentence(certificate, "budget") == used
     assert [name for name in CONDITIONS if name not in shown] == []
     result = json.loads((copied / "result.json").read_bytes())
     claimed = next(row for row in result["scores"] if row["model"] == "artifact")

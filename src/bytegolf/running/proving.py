@@ -200,7 +200,10 @@ def _reproducibility(
         return reproducibility(scored, question.claim, "")
     if records.result is None:
         return reproducibility(scored, None, "no result.json of this artifact lies beside it; give --claim.")
-    if find(records.result, "data", "validation_sha256") != text_sha256:
+    claimed_text = find(records.result, "data", "validation_sha256")
+    if claimed_text is None:
+        return reproducibility(scored, None, "result.json does not say which text it scored; give --claim.")
+    if claimed_text != text_sha256:
         return reproducibility(scored, None, "result.json is about another text; give --claim.")
     claims = [
         number(row, "bits_per_byte")

@@ -115,7 +115,8 @@ def budget(allowed: Budget | None, records: Mapping[str, Mapping[str, Any]]) -> 
         return not_checked(BUDGET, "The artifact has no record of its training, or no budget.")
     limits = {"seconds": allowed.seconds, "tokens": allowed.tokens, "steps": allowed.steps}
     numbers = {"limits": limits, "records": {source: dict(used) for source, used in known.items()}}
-    over, missing, shown = [], [], []
+    over, missing = [], []
+    shown: dict[str, list[str]] = {}
     for name, limit in limits.items():
         if limit is None:
             continue
@@ -127,12 +128,13 @@ def budget(allowed: Budget | None, records: Mapping[str, Mapping[str, Any]]) -> 
             step = value / steps if steps and name != "steps" else 0.0
             if value > limit + step:
                 over.append(f"{value:,.6g} {name} by {source}, {limit:,.6g} are allowed")
-            shown.append(f"{value:,.6g} of {limit:,.6g} {name} by {source}")
+            shown.setdefault(f"{value:,.6g} of {limit:,.6g} {name}", []).append(source)
     if over:
         return failed(BUDGET, f"Over the budget: {'; '.join(over)}.", **numbers)
     if missing:
         return not_checked(BUDGET, f"No record of {', '.join(missing)}.", **numbers)
-    return passed(BUDGET, f"{'; '.join(shown)}.", **numbers)
+    parts = [f"{used} by {' and '.join(sources)}" for used, sources in shown.items()]
+    return passed(BUDGET, f"{'; '.join(parts)}.", **numbers)
 
 
 def reproducibility(
