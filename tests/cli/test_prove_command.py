@@ -159,6 +159,11 @@ def test_a_model_that_learns_from_the_text_is_proved_too(copied: Path) -> None:
     assert "only after their scores" in sentence(certificate, "order")
 
 
+def test_another_seed_tries_other_places(copied: Path) -> None:
+    tried = [prove(copied, "--seed", seed)[1]["verdicts"][0]["numbers"] for seed in ("0", "1", "0")]
+    assert tried[0] == tried[2] != tried[1]
+
+
 def test_a_round_trip_comes_back_in_a_fresh_process(copied: Path) -> None:
     (copied / "short.txt").write_bytes(b"12 bottles of red stand on shelf 3.\r\n" * 8 + bytes([0xC3, 0xA9]))
     code, certificate = prove(copied, "--text", str(copied / "short.txt"), "--round-trip")

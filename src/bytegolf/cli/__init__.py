@@ -10,7 +10,8 @@ from bytegolf.cli.failures import INTERRUPTED, explain, fail
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line (by default the program's own) and returns the exit code.
 
-    0: done. 2: a mistake that the user can put right, told in one line on standard error. 130: stopped.
+    0: done. 1: `prove` found a broken condition. 2: a mistake that the user can put right, told in one line
+    on standard error. 130: stopped.
     """
     words = sys.argv[1:] if words is None else list(words)
     try:

@@ -160,6 +160,8 @@ class Prove:
     """The bytes that the artifact may have; by default its recipe's."""
     positions: int = 64
     """At how many places tokens are changed and distributions summed, at least."""
+    seed: int = 0
+    """Draws these places; who doubts takes another."""
     round_trip: bool = False
     """Also pack the text and restore it in a fresh process. This takes long."""
     strict: bool = False

@@ -40,6 +40,7 @@ def prove(words: Sequence[str]) -> int:
         claim=options.claim,
         limit=options.limit,
         positions=options.positions,
+        seed=options.seed,
         round_trip=options.round_trip,
         device=options.device,
     )

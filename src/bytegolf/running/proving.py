@@ -48,6 +48,7 @@ class Question:
     claim: float | None = None
     limit: int | None = None
     positions: int = 64
+    seed: int = 0
     round_trip: bool = False
     device: str = "auto"
 
@@ -68,7 +69,15 @@ def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str
     bound = bindings(data, contents.recipe, documents)
     taking = take(subject, passage, watch=display.counting(f"scoring, {subject.plan_name} …"))
     verdicts = list(
-        conditions(subject, texts, passage, taking, positions=question.positions, watching=display.counting)
+        conditions(
+            subject,
+            texts,
+            passage,
+            taking,
+            positions=question.positions,
+            seed=question.seed,
+            watching=display.counting,
+        )
     )
     display.update("looking for the text in training …")
     verdicts.append(_split(folder, documents))

@@ -16,14 +16,18 @@ def conditions(
     taking: Taking,
     *,
     positions: int = 64,
+    seed: int = 0,
     watching: Callable[[str], Watch] = lambda what: silent,
 ) -> Iterator[Verdict]:
     """Causality, normalization, each byte once, order.
 
-    passage: the tokens of `texts`, taking: the pass in which they were scored. watching: a watch for what is
+    passage: the tokens of `texts`, taking: the pass in which they were scored. seed: draws the places to try;
+    who doubts takes another. watching: a watch for what is
     being done, which is told (done, total).
     """
-    yield causality(subject, passage, positions=positions, watch=watching("changing tokens …"))
-    yield normalization(subject, passage, positions=positions, watch=watching("summing probabilities …"))
+    yield causality(subject, passage, positions=positions, seed=seed, watch=watching("changing tokens …"))
+    yield normalization(
+        subject, passage, positions=positions, seed=seed, watch=watching("summing probabilities …")
+    )
     yield each_byte_once(subject, texts, passage, taking)
     yield order(subject, taking)
