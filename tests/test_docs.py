@@ -149,7 +149,9 @@ def check_command(words: list[str]) -> None:
     elif name == "sweep" and "--help" not in rest:
         read_sweep(find_recipe(rest[0]), rest)
     elif name in ("pack", "unpack") and "--help" not in rest:
-        assert read_command(name, COMMANDS[name], rest, short=packing._SHORT).artifact, "-m ARTIFACT is missing"
+        assert read_command(name, COMMANDS[name], rest, short=packing._SHORT).artifact, (
+            "-m ARTIFACT is missing"
+        )
     elif rest != ["--help"]:
         options = read_command(name, COMMANDS[name], rest)
         assert not isinstance(options, Evaluate) or options.text, "evaluate needs --text"

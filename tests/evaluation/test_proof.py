@@ -94,7 +94,8 @@ def lossy(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(st.text(st.sampled_from(list("the first of  \n\u3000½éx▁"))), min_size=1, max_size=3))
 def test_a_lossy_tokenizer_s_bytes_are_never_passed(lossy: Tokenizer, texts: list[str]) -> None:
-    encoded = [text.encode() for text in texts if text.strip()] or [b"the"]
+    # Of text such as "▁" this tokenizer keeps nothing, and nothing cannot be scored.
+    encoded = [text.encode() for text in texts if len(lossy.encode(text))] or [b"the"]
     tried = subject(lossy)
     passage = Passage.of(lossy, encoded)
     verdict = each_byte_once(tried, encoded, passage, None)
