@@ -11,6 +11,7 @@ from torch import Tensor
 from bytegolf.kernels.attention import attend, segments_from_starts
 from bytegolf.kernels.attention.fused import fused_attention
 from bytegolf.kernels.attention.reference import attention as reference
+from bytegolf.kernels.attention.visibility import allowed_keys
 from bytegolf.model.stream import Stream
 
 
@@ -46,16 +47,10 @@ def tensors(
 def run(body: object, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, window: int | None) -> Tensor:
     stream = Stream.of(starts)
     assert callable(body)
-    return body(
-        q,
-        k,
-        v,
-        document_BT=stream.document_BT,
-        key_document_BS=stream.key_document_BS,
-        positions_T=stream.positions_T,
-        key_positions_S=stream.key_positions_S,
-        window=window,
+    allowed = allowed_keys(
+        stream.document_BT, stream.key_document_BS, stream.positions_T, stream.key_positions_S, window
     )
+    return body(q, k, v, allowed)
 
 
 @settings(max_examples=30, deadline=None)

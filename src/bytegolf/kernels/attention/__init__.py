@@ -8,9 +8,10 @@ everything, anywhere), `varlen` (CUDA GPUs, 16-bit, no memory yet); the same tes
 import torch
 from torch import Tensor
 
-from bytegolf.kernels.attention.fused import fused_attention, newest_attention
+from bytegolf.kernels.attention.fused import fused_attention
 from bytegolf.kernels.attention.reference import attention as reference_attention
 from bytegolf.kernels.attention.varlen import Segments, segments_from_starts, varlen_attention
+from bytegolf.kernels.attention.visibility import allowed_keys
 
 __all__ = ["Segments", "attend", "segments_from_starts"]
 
@@ -37,17 +38,8 @@ def attend(
     if segments is not None and q_BTHK.element_size() == 2:
         return varlen_attention(q_BTHK, k_BSGK, v_BSGK, segments=segments, window=window)
     if newest_only and (window is None or k_BSGK.shape[1] <= window + 1):
-        return newest_attention(q_BTHK, k_BSGK, v_BSGK)
-    plain = reference_attention
+        return fused_attention(q_BTHK, k_BSGK, v_BSGK, None)
+    allowed_BTS = allowed_keys(document_BT, key_document_BS, positions_T, key_positions_S, window)
     if q_BTHK.device.type == "cpu" and not torch.is_grad_enabled():
-        plain = fused_attention
-    return plain(
-        q_BTHK,
-        k_BSGK,
-        v_BSGK,
-        document_BT=document_BT,
-        key_document_BS=key_document_BS,
-        positions_T=positions_T,
-        key_positions_S=key_positions_S,
-        window=window,
-    )
+        return fused_attention(q_BTHK, k_BSGK, v_BSGK, allowed_BTS)
+    return reference_attention(q_BTHK, k_BSGK, v_BSGK, allowed_BTS)
