@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bytegolf.errors import TokenizerError
-from bytegolf.tokens.bytes_text import join_pieces, split_valid
-from bytegolf.tokens.table import compress_table, pack_pieces, pack_table, table_digest, unpack_pieces
+from bytegolf.tokens.bytes_text import split_valid
+from bytegolf.tokens.table import TableTokenizer, pack_pieces, pack_table, unpack_pieces
 
 MERGES_FILE, IDS_FILE = "vocab.bpe", "encoder.json"
 _BOS_NAME = "<|endoftext|>"
@@ -17,7 +17,7 @@ _BOS_NAME = "<|endoftext|>"
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-class Gpt2Tokenizer:
+class Gpt2Tokenizer(TableTokenizer):
     """Pieces in order of merging, the 256 bytes first and bos last; bytes of any kind can be encoded."""
 
     kind = "gpt2"
@@ -47,20 +47,7 @@ class Gpt2Tokenizer:
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
-    def decode(self, ids: np.ndarray) -> bytes:
-        """The bytes that `ids` stand for, concatenated."""
-        return join_pieces(self.token_bytes, ids)
-
-    def to_bytes(self) -> bytes:
-        """The compressed table of pieces."""
-        return compress_table(self._table())
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the uncompressed table."""
-        return table_digest(self._table())
-
-    def _table(self) -> bytes:
+    def table(self) -> bytes:
         return pack_table({"kind": self.kind}, pack_pieces(self.token_bytes[:-1]))
 
 

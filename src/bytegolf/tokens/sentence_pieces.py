@@ -19,15 +19,14 @@ import sentencepiece
 
 from bytegolf import tree
 from bytegolf.errors import RecipeError, TokenizerError
-from bytegolf.tokens.bytes_text import as_bytes, join_pieces, split_valid
+from bytegolf.tokens.bytes_text import as_bytes, split_valid
 from bytegolf.tokens.normalization import Normalizer, read_normalizer
 from bytegolf.tokens.protobuf import bytes_field, fixed32_field, read_fields, varint_field
 from bytegolf.tokens.table import (
     MAX_PIECES,
-    compress_table,
+    TableTokenizer,
     pack_pieces,
     pack_table,
-    table_digest,
     unpack_pieces,
 )
 
@@ -101,7 +100,7 @@ class Pieces:
         return b"".join(messages) + bytes_field(2, trainer) + bytes_field(3, self.normalizer.message())
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(TableTokenizer):
     """Text to ids by the merges of `pieces`."""
 
     kind = "sentencepiece"
@@ -135,26 +134,13 @@ class SentencePieceTokenizer:
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
-    def decode(self, ids: np.ndarray) -> bytes:
-        """The bytes that `ids` stand for, concatenated."""
-        return join_pieces(self.token_bytes, ids)
-
-    def to_bytes(self) -> bytes:
-        """The compressed table of pieces."""
-        return compress_table(self._table())
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the uncompressed table."""
-        return table_digest(self._table())
-
     def _encode_valid(self, text: str) -> np.ndarray:
         if not self._cuts_at_words or len(text) <= _SEGMENT_CHARACTERS:
             return np.array(self._processor.encode(text, out_type=int), dtype=np.int32)
         segments = [self._processor.encode(part, out_type=int) for part in _segments(text)]
         return np.concatenate([np.array(ids, dtype=np.int32) for ids in segments])
 
-    def _table(self) -> bytes:
+    def table(self) -> bytes:
         pieces = self.pieces
         names = tuple(name.encode() for name in pieces.names)
         settings = {"kind": self.kind, "bos": pieces.bos, "normalizer": tree.to_json(pieces.normalizer)}

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import brotli
+import numpy as np
 
 from bytegolf.errors import TokenizerError
+from bytegolf.tokens.bytes_text import join_pieces
 
 MAGIC = b"BGT1"
 MAX_TABLE_BYTES = 16_000_000
@@ -109,3 +111,26 @@ def unpack_pieces(columns: Mapping[str, bytes]) -> tuple[bytes, ...]:
         pieces.append(joined[position : position + length])
         position += length
     return tuple(pieces)
+
+
+class TableTokenizer:
+    """What tokenizers share whose ids stand for fixed bytes: decoding, and their table."""
+
+    token_bytes: tuple[bytes, ...]
+
+    def table(self) -> bytes:
+        """The uncompressed table from which the same tokenizer is built."""
+        raise NotImplementedError
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The bytes that `ids` stand for, concatenated."""
+        return join_pieces(self.token_bytes, ids)
+
+    def to_bytes(self) -> bytes:
+        """The compressed table."""
+        return compress_table(self.table())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the uncompressed table."""
+        return table_digest(self.table())
