@@ -42,15 +42,6 @@ RECIPE = Recipe(
 PROGRAM = [sys.executable, "-m", "bytegolf"]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
-    (folder / "tiny.py").write_text(TINY)
-    words = [f"{i * i % 97} is the square of {i} modulo ninety-seven.\n" for i in range(200)]
-    (folder / "text.txt").write_text("".join(words))
-    return folder
-
-
 @pytest.fixture
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)

@@ -92,7 +92,7 @@ def test_the_size_is_the_ledger_of_its_session() -> None:
 
 def test_token_by_token_scores_are_those_of_whole_windows() -> None:
     report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3)
-    parallel = parallel_ledger(MODEL, BYTES, TEXT, report.packed.layout)
+    parallel = parallel_ledger(MODEL, BYTES, report.ids, report.packed.layout)
     assert parallel.counted.tolist() == report.ledger.counted.tolist()
     counted = parallel.counted
     np.testing.assert_allclose(report.ledger.nats[counted], parallel.nats[counted], rtol=0, atol=2e-5)
@@ -101,7 +101,7 @@ def test_token_by_token_scores_are_those_of_whole_windows() -> None:
 
 def test_more_streams_see_other_contexts() -> None:
     layouts = {n: pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=n).packed.layout for n in (4, 50)}
-    few, many = (parallel_ledger(MODEL, BYTES, TEXT, layouts[n]) for n in (4, 50))
+    few, many = (parallel_ledger(MODEL, BYTES, BYTES.encode(TEXT), layouts[n]) for n in (4, 50))
     assert few.tokens == many.tokens
     assert few.total_nats != many.total_nats
 
@@ -117,7 +117,7 @@ def test_a_learning_model_is_followed_by_its_decoder() -> None:
     fixed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3)
     # Such a repetitive text is learned quickly.
     assert report.ledger.total_nats < 0.9 * fixed.ledger.total_nats
-    parallel = parallel_ledger(MODEL, BYTES, TEXT, report.packed.layout, adaptation=ADAPTATION)
+    parallel = parallel_ledger(MODEL, BYTES, report.ids, report.packed.layout, adaptation=ADAPTATION)
     counted = parallel.counted
     np.testing.assert_allclose(report.ledger.nats[counted], parallel.nats[counted], rtol=0, atol=1e-3)
     with pytest.raises(PackedError, match="names no adaptation"):

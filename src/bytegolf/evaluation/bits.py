@@ -19,6 +19,13 @@ from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.tokenizer import Tokenizer
 from bytegolf.training.record import bits_per_byte
 
+#: Is told how many of how many targets are done.
+Watch = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """Watches nothing."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,7 +81,7 @@ def score(
     *,
     adaptation: Adaptation | None = None,
     tokens_per_pass: int | None = None,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = silent,
 ) -> Score:
     """Scores every target of the stream `ids` (N + 1,) once.
 
@@ -103,7 +110,7 @@ def score_session(
     *,
     adaptation: Adaptation | None = None,
     tokens_per_pass: int | None = None,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = silent,
 ) -> None:
     """Scores these windows into the session; with `adaptation`, learning from each chunk (see `score`)."""
     if adaptation is None:
@@ -123,7 +130,7 @@ def score_windows(
     session: Session,
     windows: Iterator[Window],
     tokens_per_pass: int | None = None,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = silent,
 ) -> None:
     """Scores these windows into the session, several in one forward pass."""
     if tokens_per_pass is None:

@@ -11,7 +11,7 @@ Shapes: B streams, T tokens of a window, V vocabulary.
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from bytegolf.errors import PackedError
 from bytegolf.evaluation.adaptation import Adaptation
-from bytegolf.evaluation.bits import score_windows
+from bytegolf.evaluation.bits import Watch, score_windows, silent
 from bytegolf.evaluation.legality import Ledger, Session, Track
-from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, Block, Layout, Packed
+from bytegolf.evaluation.packed import Block, Layout, Packed
 from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
 from bytegolf.model.spec import LanguageModel
@@ -38,18 +38,13 @@ _STREAM_WINDOWS = 8
 _STREAMS = {"cuda": 512, "cpu": 64}
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
-Watch = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    pass
-
 
 @dataclass(frozen=True)
 class PackReport:
-    """What packing showed. ledger: the model's own scores of the session that was coded, by target."""
+    """What packing showed. ids: the text's tokens. ledger: the model's own scores of the coded session."""
 
     packed: Packed
+    ids: np.ndarray
     ledger: Ledger
     seconds: float
 
@@ -75,7 +70,7 @@ def pack(
     *,
     streams: int | None = None,
     adaptation: Adaptation | None = None,
-    watch: Watch = _silent,
+    watch: Watch = silent,
 ) -> PackReport:
     """Codes any bytes. `artifact_digest`: SHA-256 of the artifact, which alone can restore them.
 
@@ -96,7 +91,7 @@ def pack(
         text_bytes=len(data),
         tokens=len(ids),
         streams=streams,
-        block_steps=max(1, min(_BLOCK_TOKENS, MAX_BLOCK_TOKENS) // max(1, streams)),
+        block_steps=max(1, _BLOCK_TOKENS // max(1, streams)),
         length=plan.length,
         stride=plan.stride,
         adaptive=adaptation is not None,
@@ -109,13 +104,10 @@ def pack(
     with torch.no_grad():
         for steps in run.blocks():
             encoder = Encoder()
-            check = 0
-            for step in steps:
-                check = zlib.crc32(run.step(step, encoder), check)
-                watch(layout.tokens_before(step + 1), layout.tokens)
+            check = run.code(steps, encoder, watch)
             blocks.append(Block(encoder.finish(), check))
     packed = Packed(layout, artifact_digest[:8], _text_digest(data), tuple(blocks))
-    return PackReport(packed, run.session.close(), time.perf_counter() - began)
+    return PackReport(packed, ids, run.session.close(), time.perf_counter() - began)
 
 
 def unpack(
@@ -125,7 +117,7 @@ def unpack(
     artifact_digest: bytes,
     *,
     adaptation: Adaptation | None = None,
-    watch: Watch = _silent,
+    watch: Watch = silent,
 ) -> bytes:
     """The bytes that were packed. `adaptation`: the artifact's own, used if the text was packed with it.
 
@@ -144,11 +136,8 @@ def unpack(
         run = _Run(model, tokenizer, layout, None, adaptation)
         for steps, block in zip(run.blocks(), packed.blocks, strict=True):
             decoder = Decoder(block.words)
-            check = 0
             try:
-                for step in steps:
-                    check = zlib.crc32(run.step(step, decoder), check)
-                    watch(layout.tokens_before(step + 1), layout.tokens)
+                check = run.code(steps, decoder, watch)
             except DamagedBlock as error:
                 raise PackedError(_difference(layout, steps, model.device)) from error
             if check != block.check or not decoder.exhausted:
@@ -164,14 +153,13 @@ def unpack(
 def parallel_ledger(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    data: bytes,
+    ids: np.ndarray,
     layout: Layout,
     *,
     adaptation: Adaptation | None = None,
-    watch: Watch = _silent,
+    watch: Watch = silent,
 ) -> Ledger:
     """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
-    ids = np.asarray(tokenizer.encode(data), dtype=np.int64)
     session, base_B = _session(tokenizer, layout, ids)
     learning = _Learning(model, session, base_B, layout, adaptation)
     waiting: list[Window] = []
@@ -244,8 +232,16 @@ class _Run:
         for first in range(0, self._layout.steps, size):
             yield range(first, min(first + size, self._layout.steps))
 
-    def step(self, step: int, coder: Coder) -> bytes:
-        """Codes the token of every stream at this step, first stream first; their ids as int32 bytes."""
+    def code(self, steps: range, coder: Coder, watch: Watch) -> int:
+        """Codes the tokens of these steps; the CRC-32 of their ids as int32, step by step."""
+        check = 0
+        for step in steps:
+            check = zlib.crc32(self._step(step, coder).astype("<i4").tobytes(), check)
+            watch(self._layout.tokens_before(step + 1), self._layout.tokens)
+        return check
+
+    def _step(self, step: int, coder: Coder) -> np.ndarray:
+        """Codes the token of every stream at this step, first stream first; their ids (B,)."""
         read = self._read(step)
         active = self._layout.active(step)
         index_B = self._base_B[:active] + step
@@ -255,7 +251,7 @@ class _Run:
         chosen = torch.from_numpy(ids_B).to(logs_BV.device)
         nats_B = -logs_BV.gather(1, chosen[:, None])[:, 0].double().cpu().numpy()
         self.session.record(index_B, nats_B, None if self._known else ids_B)
-        return ids_B.astype("<i4").tobytes()
+        return ids_B
 
     def text_ids(self) -> np.ndarray:
         """The ids of the whole text, streams joined again."""

@@ -78,7 +78,7 @@ def pack_file(
         ledger = parallel_ledger(
             artifact.model,
             artifact.tokenizer,
-            data,
+            report.ids,
             layout.with_streams(count),
             adaptation=adaptation,
             watch=display.rate(f"scoring in {count} {'streams' if count > 1 else 'stream'}"),

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bytegolf.artifact.container import Contents, read_artifact
-from bytegolf.artifact.loading import Loaded, unpack_model
 from bytegolf.artifact.source import source_bytes
 from bytegolf.errors import RecipeError
-from bytegolf.evaluation.adaptation import ScoreFirstSgd
 from bytegolf.evaluation.proof.conditions import conditions
 from bytegolf.evaluation.proof.records import budget, reproducibility, size, split
 from bytegolf.evaluation.proof.subject import Passage, Subject, Taking, take
@@ -20,12 +18,12 @@ from bytegolf.report.run_folder import find, number, read_run, rows
 from bytegolf.running.certificate import bindings, compose
 from bytegolf.running.progress import Display
 from bytegolf.running.round_trip import round_trip
+from bytegolf.serving.artifact import Artifact, artifact_of
 from bytegolf.text.documents import Document
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.cleanliness import check_split
 from bytegolf.tokens.shards import open_prepared
 from bytegolf.training.budget import Budget
-from bytegolf.training.ranks import chosen_device
 from bytegolf.training.record import bits_per_byte
 from bytegolf.tree import from_json, to_json
 
@@ -60,10 +58,10 @@ def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str
     """
     contents = read_artifact(question.artifact)
     data = question.artifact.read_bytes()
-    loaded = unpack_model(contents, str(question.artifact), chosen_device(question.device))
+    artifact = artifact_of(contents, question.artifact, device=question.device)
     folder = _data_folder(question, contents)
     documents = _documents(question, folder)
-    subject = _subject(question, loaded)
+    subject = _subject(question, artifact)
     texts = [document.text.encode() for document in documents]
     passage = Passage.of(subject.tokenizer, texts)
     bound = bindings(data, contents.recipe, documents)
@@ -84,10 +82,11 @@ def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str
     records = _Records.beside(question.artifact, bound["artifact_sha256"])
     verdicts += _recorded(question, contents, len(data), records)
     score = _score(subject, passage, taking)
-    verdicts.append(_reproducibility(question, score, records, bound["text_sha256"], loaded))
+    verdicts.append(_reproducibility(question, score, records, bound["text_sha256"], artifact))
     if question.round_trip:
         verdicts.append(
             round_trip(
+                artifact,
                 question.artifact,
                 b"".join(texts),
                 question.plan,
@@ -99,18 +98,11 @@ def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str
     return verdicts, compose(verdicts, bound, score, _asked(question, len(documents)))
 
 
-def _subject(question: Question, loaded: Loaded) -> Subject:
+def _subject(question: Question, artifact: Artifact) -> Subject:
     if not question.adapt:
-        return Subject(loaded.model, loaded.tokenizer, question.plan)
-    adaptation = find(loaded.recipe, "evaluation", "adaptation")
-    if adaptation is None:
-        raise RecipeError(
-            "--adapt: the artifact's recipe names no adaptation; train with "
-            "--evaluation.adaptation ScoreFirstSgd"
-        )
-    return Subject.adaptive(
-        loaded.model, loaded.tokenizer, question.plan, from_json(ScoreFirstSgd, adaptation, "adaptation")
-    )
+        return Subject(artifact.model, artifact.tokenizer, question.plan)
+    adaptation = artifact.required_adaptation()
+    return Subject.adaptive(artifact.model, artifact.tokenizer, question.plan, adaptation)
 
 
 def _data_folder(question: Question, contents: Contents) -> Path | None:
@@ -200,7 +192,7 @@ def _score(subject: Subject, passage: Passage, taking: Taking) -> dict[str, Any]
 
 
 def _reproducibility(
-    question: Question, score: dict[str, Any] | None, records: _Records, text_sha256: str, loaded: Loaded
+    question: Question, score: dict[str, Any] | None, records: _Records, text_sha256: str, artifact: Artifact
 ) -> Verdict:
     if score is None:
         return not_checked(REPRODUCIBILITY, "The text has no complete score.")
@@ -222,7 +214,7 @@ def _reproducibility(
     if not claims or claims[0] is None:
         return reproducibility(scored, None, f"result.json has no score under {score['plan']}.")
     claimed_on = "cuda" if find(records.result, "machine", "gpu") else "cpu"
-    same = claimed_on == loaded.model.device.type
+    same = claimed_on == artifact.model.device.type
     return reproducibility(scored, claims[0], "", same_device=same)
 
 

@@ -12,15 +12,23 @@ from bytegolf.evaluation.proof.verdict import ROUND_TRIP, Verdict, failed, not_c
 from bytegolf.evaluation.windows import Sliding, WindowPlan
 from bytegolf.running.packing import pack_file
 from bytegolf.running.progress import Display
-from bytegolf.serving.artifact import open_artifact
+from bytegolf.serving.artifact import Artifact
 
 
 def round_trip(
-    artifact: Path, text: bytes, plan: WindowPlan, *, adapt: bool, device: str, display: Display
+    artifact: Artifact,
+    path: Path,
+    text: bytes,
+    plan: WindowPlan,
+    *,
+    adapt: bool,
+    device: str,
+    display: Display,
 ) -> Verdict:
     """Packs the documents' bytes laid end to end, and unpacks them in a fresh process and an empty folder.
 
-    The windows are those of a sliding `plan`; for other plans, of training and half as far apart.
+    `path` is the artifact's file. The windows are those of a sliding `plan`; for other plans, of training and
+    half as far apart.
     """
     with tempfile.TemporaryDirectory(prefix="bytegolf-") as name:
         here, there = Path(name) / "here", Path(name) / "there"
@@ -29,9 +37,8 @@ def round_trip(
         source = here / "text"
         source.write_bytes(text)
         try:
-            opened = open_artifact(artifact, device=device)
             packed = pack_file(
-                opened,
+                artifact,
                 source,
                 there / "packed.bgp",
                 plan=plan if isinstance(plan, Sliding) else None,
@@ -41,8 +48,7 @@ def round_trip(
             )
         except PackedError as error:
             return not_checked(ROUND_TRIP, f"Nothing was packed: {error}.")
-        del opened
-        shutil.copyfile(artifact, there / "artifact.bg")
+        shutil.copyfile(path, there / "artifact.bg")
         display.update("unpacking in a fresh process …")
         began = time.perf_counter()
         done = _unpack(there, device)

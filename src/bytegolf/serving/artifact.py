@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bytegolf.artifact.loading import load
+from bytegolf.artifact.container import Contents, read_artifact
+from bytegolf.artifact.loading import unpack_model
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation import Adaptation, ScoreFirstSgd
 from bytegolf.evaluation.bits import Score, score, token_stream
@@ -105,7 +106,12 @@ class Artifact:
 
 def open_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
     """See `bytegolf.load`."""
-    loaded = load(Path(path), device=chosen_device(device))
+    return artifact_of(read_artifact(Path(path)), Path(path), device=device)
+
+
+def artifact_of(contents: Contents, path: Path, *, device: str = "auto") -> Artifact:
+    """The artifact at `path`, whose contents have been read."""
+    loaded = unpack_model(contents, str(path), chosen_device(device))
     evaluation = loaded.recipe.get("evaluation")
     adaptation = evaluation.get("adaptation") if isinstance(evaluation, dict) else None
     return Artifact(
@@ -114,6 +120,6 @@ def open_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
         loaded.recipe,
         loaded.training,
         loaded.context,
-        digest=hashlib.sha256(Path(path).read_bytes()).digest(),
+        digest=hashlib.sha256(path.read_bytes()).digest(),
         adaptation=None if adaptation is None else from_json(ScoreFirstSgd, adaptation, "adaptation"),
     )

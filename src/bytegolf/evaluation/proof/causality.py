@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from bytegolf.evaluation.bits import Watch, silent
 from bytegolf.evaluation.proof.excerpts import Rows, excerpt, longest_window, other_ids, unaffected
 from bytegolf.evaluation.proof.precision import score_tolerance
-from bytegolf.evaluation.proof.subject import Passage, Subject, Watch, Witness, silent
+from bytegolf.evaluation.proof.subject import Passage, Subject, Witness
 from bytegolf.evaluation.proof.verdict import CAUSALITY, Verdict, failed, passed
 
 #: Scores that differ by more from one run to the next are not worth testing.

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from bytegolf.evaluation.bits import Watch, silent
 from bytegolf.evaluation.proof.causality import causality
 from bytegolf.evaluation.proof.ledger import each_byte_once, order
 from bytegolf.evaluation.proof.normalization import normalization
-from bytegolf.evaluation.proof.subject import Passage, Subject, Taking, Watch, silent
+from bytegolf.evaluation.proof.subject import Passage, Subject, Taking
 from bytegolf.evaluation.proof.verdict import Verdict
 
 

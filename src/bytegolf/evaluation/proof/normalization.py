@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from bytegolf.evaluation.bits import Watch, silent
 from bytegolf.evaluation.proof.excerpts import Rows, excerpt, longest_window
 from bytegolf.evaluation.proof.precision import mean_tolerance, score_tolerance
-from bytegolf.evaluation.proof.subject import Passage, Subject, Watch, silent
+from bytegolf.evaluation.proof.subject import Passage, Subject
 from bytegolf.evaluation.proof.verdict import NORMALIZATION, Verdict, failed, passed
 from bytegolf.evaluation.windows import PerDocument
 

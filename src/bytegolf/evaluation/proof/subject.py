@@ -15,18 +15,12 @@ from torch import nn
 
 from bytegolf.errors import LegalityError
 from bytegolf.evaluation.adaptation import Adaptation
-from bytegolf.evaluation.bits import score_session, token_stream
+from bytegolf.evaluation.bits import Watch, score_session, silent, token_stream
 from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.windows import Window
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.tokenizer import Tokenizer
-
-Watch = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """Watches nothing."""
 
 
 class Plan(Protocol):
