@@ -130,6 +130,12 @@ def test_a_decoder_that_learns_otherwise_is_noticed() -> None:
         unpack(MODEL, BYTES, packed, DIGEST, adaptation=replace(ADAPTATION, learning_rate=0.04))
 
 
+@pytest.mark.parametrize(("streams", "length"), [(-1, 16), (0, 16), (1 << 19, 16), (1, 1 << 25)])
+def test_what_its_own_reader_would_refuse_is_not_packed(streams: int, length: int) -> None:
+    with pytest.raises(PackedError, match="cannot be packed"):
+        pack(MODEL, BYTES, b"a" * (1 << 19), DIGEST, Sliding(length, 8), streams=streams)
+
+
 def test_another_artifact_is_refused() -> None:
     packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=40).packed
     with pytest.raises(PackedError, match="not with this one"):

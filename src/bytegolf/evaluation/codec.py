@@ -23,7 +23,7 @@ from bytegolf.errors import PackedError
 from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.bits import Watch, score_windows, silent
 from bytegolf.evaluation.legality import Ledger, Session, Track
-from bytegolf.evaluation.packed import Block, Layout, Packed
+from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
 from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
 from bytegolf.model.spec import LanguageModel
@@ -75,7 +75,8 @@ def pack(
     """Codes any bytes. `artifact_digest`: SHA-256 of the artifact, which alone can restore them.
 
     With `adaptation`, a copy of the model learns from what is coded, as the decoder's will.
-    Raises `PackedError` for a tokenizer that does not give text back exactly.
+    Raises `PackedError` for a tokenizer that does not give text back exactly, and for numbers of streams and
+    windows that the file cannot hold.
     """
     began = time.perf_counter()
     ids = np.asarray(tokenizer.encode(data), dtype=np.int64)
@@ -99,13 +100,19 @@ def pack(
         precision=str(model.compute_dtype).removeprefix("torch."),
         machine=machine_name(model.device),
     )
+    if not layout.storable:
+        raise PackedError(
+            f"{streams} streams in windows of {plan.length} cannot be packed; take 1 to {MAX_BLOCK_TOKENS} "
+            f"streams and windows of at most {MAX_WINDOW} tokens"
+        )
     run = _Run(model, tokenizer, layout, ids, adaptation)
     blocks: list[Block] = []
     with torch.no_grad():
         for steps in run.blocks():
             encoder = Encoder()
             check = run.code(steps, encoder, watch)
-            blocks.append(Block(encoder.finish(), check))
+            words = encoder.finish()
+            blocks.append(Block(words, zlib.crc32(words, check)))
     packed = Packed(layout, artifact_digest[:8], _text_digest(data), tuple(blocks))
     return PackReport(packed, ids, run.session.close(), time.perf_counter() - began)
 
@@ -140,7 +147,8 @@ def unpack(
                 check = run.code(steps, decoder, watch)
             except DamagedBlock as error:
                 raise PackedError(_difference(layout, steps, model.device)) from error
-            if check != block.check or not decoder.exhausted:
+            # The ids alone would miss damage to the coder's last bits, which nothing is read from.
+            if zlib.crc32(block.words, check) != block.check or not decoder.exhausted:
                 raise PackedError(_difference(layout, steps, model.device))
     ids = run.text_ids()
     data = tokenizer.decode(ids)

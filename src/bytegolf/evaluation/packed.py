@@ -5,7 +5,7 @@
 
 The header holds, as LEB128 numbers: bytes of text, tokens, streams, steps in a block, window length, stride,
 whether the model learns (0 or 1), threads; then the names of precision and machine. A block is the length of
-its words in bytes (4), the CRC-32 of its ids (4) and the words. Numbers are little-endian.
+its words in bytes (4), the CRC-32 of its ids and words (4) and the words. Numbers are little-endian.
 """
 
 import zlib
@@ -24,6 +24,7 @@ MAX_TEXT_BYTES = 1 << 36
 MAX_TOKENS_A_BYTE = 1 << 19
 #: A block's checksum is the first thing that can show a difference between machines.
 MAX_BLOCK_TOKENS = 1 << 18
+MAX_WINDOW = 1 << 24
 _DIGEST = 8
 _PREFIX = len(MAGIC) + 1 + 2 * _DIGEST + 4 + 2
 _BLOCK_PREFIX = 8
@@ -59,6 +60,18 @@ class Layout:
     def blocks(self) -> int:
         return -(-self.steps // self.block_steps) if self.steps else 0
 
+    @property
+    def storable(self) -> bool:
+        """Whether a packed file may have this layout: the writer's rule and the reader's."""
+        return (
+            self.tokens <= self.text_bytes <= MAX_TEXT_BYTES
+            and self.streams <= min(self.tokens, MAX_BLOCK_TOKENS)
+            and (self.streams > 0) == (self.tokens > 0)
+            and 1 <= self.stride <= self.length <= MAX_WINDOW
+            and 1 <= self.block_steps <= max(1, MAX_BLOCK_TOKENS // max(1, self.streams))
+            and 1 <= self.threads <= 1 << 16
+        )
+
     def with_streams(self, streams: int) -> "Layout":
         """The same text and windows in another number of streams, to be scored; not a layout to pack."""
         return replace(self, streams=min(streams, self.tokens))
@@ -78,7 +91,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Block:
-    """words: what the range coder wrote. check: CRC-32 of the block's ids as int32, step by step."""
+    """words: what the range coder wrote. check: CRC-32 of the ids as int32, step by step, then of words."""
 
     words: bytes
     check: int
@@ -177,17 +190,7 @@ def _read_layout(header: bytes) -> Layout:
     layout = Layout(
         text_bytes, tokens, streams, block_steps, length, stride, bool(adaptive), threads, precision, machine
     )
-    sound = (
-        at == len(header)
-        and adaptive <= 1
-        and layout.tokens <= layout.text_bytes <= MAX_TEXT_BYTES
-        and layout.streams <= min(layout.tokens, MAX_BLOCK_TOKENS)
-        and (layout.streams > 0) == (layout.tokens > 0)
-        and 1 <= layout.stride <= layout.length <= 1 << 24
-        and 1 <= layout.block_steps <= max(1, MAX_BLOCK_TOKENS // max(1, layout.streams))
-        and 1 <= layout.threads <= 1 << 16
-    )
-    if not sound:
+    if at != len(header) or adaptive > 1 or not layout.storable:
         raise PackedError("the header's numbers contradict each other; the file is damaged")
     return layout
 
