@@ -7,6 +7,7 @@ import torch
 from specs import SPECS, build, packed
 from torch import Tensor
 
+from bytegolf.model.decoding import Reader
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stream import Memory
 
@@ -41,6 +42,22 @@ def test_decoding_equals_one_forward(spec: Model, cuts: list[int], capacity: int
     whole = model.log_probabilities(ids[:, :-1], starts)
     # Same positions, so same angles: only the order of sums may differ.
     torch.testing.assert_close(decode(model, ids[:, :-1], starts, cuts, capacity), whole, rtol=0, atol=1e-11)
+
+
+@EVERY_SPEC
+@pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
+@torch.no_grad()
+def test_a_reader_equals_one_forward_whatever_it_read_before(spec: Model, fixed: bool) -> None:
+    model = build(spec)
+    reader = Reader(model, 3, LENGTH, fixed=fixed)
+    # The first text is what the second must not see.
+    for seed, first in ((7, 4), (8, 9), (9, 1)):
+        ids, starts = packed(3, LENGTH, seed=seed)
+        whole = model.log_probabilities(ids[:, :-1], starts)
+        read = [reader.begin(ids[:, :first], starts[:, :first])]
+        read += [reader.step(ids[:, t], starts[:, t]).clone() for t in range(first, LENGTH)]
+        assert reader.position == LENGTH
+        torch.testing.assert_close(torch.stack(read, dim=1), whole[:, first - 1 :], rtol=0, atol=1e-11)
 
 
 @EVERY_SPEC

@@ -36,11 +36,13 @@ class Scripted:
     def __init__(self, script: bytes, *, then: int = TOKENIZER.bos) -> None:
         self.script, self.then, self.fed = script, then, []
 
-    def log_probabilities(self, ids_BT, starts_BT, memory) -> torch.Tensor:
-        written = len(self.fed)
-        memory.position += ids_BT.shape[1]
-        self.fed.append((ids_BT[0].tolist(), starts_BT[0].tolist()))
-        scores = torch.full((1, ids_BT.shape[1], TOKENIZER.vocabulary), -50.0)
+    def hidden(self, ids_BT, stream) -> torch.Tensor:
+        self.fed.append((ids_BT[0].tolist(), stream.starts_BT[0].tolist()))
+        return ids_BT[..., None]
+
+    def distribution(self, h) -> torch.Tensor:
+        written = len(self.fed) - 1
+        scores = torch.full((1, TOKENIZER.vocabulary), -50.0)
         scores[..., self.script[written] if written < len(self.script) else self.then] = 0.0
         return scores
 

@@ -26,8 +26,8 @@ from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
 from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
+from bytegolf.model.decoding import Reader
 from bytegolf.model.spec import LanguageModel
-from bytegolf.model.stream import Memory, Stream
 from bytegolf.tokens.tokenizer import Tokenizer
 
 #: Tokens of a block: its overhead, about 12 bytes, is then below 0.05 %.
@@ -229,10 +229,10 @@ class _Run:
         self.session, self._base_B = _session(tokenizer, layout, ids)
         self._known = ids is not None
         self._learning = _Learning(model, self.session, self._base_B, layout, adaptation)
-        self._model, self._layout = self._learning.model, layout
+        self._layout = layout
         self._windows = _windows(layout)
         self._window = Window(0, 0, 0)
-        self._memory = Memory()
+        self._reader = Reader(self._learning.model, layout.streams, layout.length)
 
     def blocks(self) -> Iterator[range]:
         """The steps of each block."""
@@ -250,10 +250,9 @@ class _Run:
 
     def _step(self, step: int, coder: Coder) -> np.ndarray:
         """Codes the token of every stream at this step, first stream first; their ids (B,)."""
-        read = self._read(step)
         active = self._layout.active(step)
         index_B = self._base_B[:active] + step
-        logs_BV = self._model.distribution(self._hidden(read))[:active]
+        logs_BV = self._distribution(step)[:active]
         known_B = self.session.wanted(index_B) if self._known else None
         ids_B = coder.code(frequencies(logs_BV), known_B)
         chosen = torch.from_numpy(ids_B).to(logs_BV.device)
@@ -269,23 +268,18 @@ class _Run:
         ]
         return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
-    def _read(self, step: int) -> np.ndarray:
-        """The places that the model reads before this step: one token, or all that a new window knows."""
+    def _distribution(self, step: int) -> Tensor:
+        """Log-probabilities (B, V) of this step's targets: reads one token, or all a new window knows."""
         if step < self._window.stop:
-            return np.array([step])
+            ids_B, is_start_B = self.session.inputs(self._base_B + step)
+            return self._reader.step(torch.from_numpy(ids_B), torch.from_numpy(is_start_B))
         if self._learning.due(step):
             # Between windows, since what a memory holds was computed with the weights of its time.
             self._learning.learn(step)
         self._window = next(self._windows)
-        self._memory = Memory(self._layout.length)
-        return np.arange(self._window.start, step + 1)
-
-    def _hidden(self, read: np.ndarray) -> Tensor:
-        """Hidden states (B, D) after the places `read`, which continue what the memory holds."""
-        ids_BT, is_start_BT = self.session.inputs(self._base_B[:, None] + read)
-        device = self._model.device
-        stream = Stream.of(torch.from_numpy(is_start_BT), self._memory, device=device)
-        return self._model.hidden(torch.from_numpy(ids_BT).to(device), stream)[:, -1]
+        known = np.arange(self._window.start, step + 1)
+        ids_BT, is_start_BT = self.session.inputs(self._base_B[:, None] + known)
+        return self._reader.begin(torch.from_numpy(ids_BT), torch.from_numpy(is_start_BT))
 
 
 def _windows(layout: Layout) -> Iterator[Window]:

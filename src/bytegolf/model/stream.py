@@ -21,26 +21,41 @@ class Memory:
     Every layer keeps its own tensors under its key; the model appends to them in the same forward pass that
     training uses. `capacity` is a bound on the tokens to come, for which room is then taken once; without it
     every token copies all before it. `one_document`: no row has begun another document since its first token.
+    `place_1` (int64, one number on the model's device): while set, one token a row is written at this place
+    and all the room is given back, so that shapes and addresses do not depend on how far we are.
     """
 
     capacity: int | None = None
     position: int = 0
     one_document: bool = True
+    place_1: Tensor | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def extend(self, key: str, value_BTX: Tensor) -> Tensor:
-        """Appends along time to what is kept under `key`; returns all of it, (B, position, ...)."""
+        """Appends along time to what is kept under `key`; returns all of it, (B, position, ...).
+
+        While `place_1` is set, (B, capacity, ...): what lies after that place is finite, and no part of it.
+        """
         kept = self.tensors.get(key)
         if self.capacity is None:
             kept = value_BTX if kept is None else torch.cat([kept, value_BTX], dim=1)
             self.tensors[key] = kept
             return kept
+        if self.place_1 is not None:
+            assert kept is not None
+            return kept.index_copy_(1, self.place_1, value_BTX)
         assert self.position <= self.capacity, "more tokens than the memory has room for"
         if kept is None:
             rows, _, *rest = value_BTX.shape
-            kept = self.tensors[key] = value_BTX.new_empty(rows, self.capacity, *rest)
+            kept = self.tensors[key] = value_BTX.new_zeros(rows, self.capacity, *rest)
         kept[:, self.position - value_BTX.shape[1] : self.position] = value_BTX
         return kept[:, : self.position]
+
+    def restart(self) -> None:
+        """Forgets all tokens; the room stays taken, at the same addresses."""
+        self.position, self.one_document = 0, True
+        if self.capacity is None:
+            self.tensors.clear()
 
 
 @dataclass
@@ -93,3 +108,18 @@ class Stream:
         return Stream(
             starts_BT, document_BT, positions, key_document, key_positions, segments, memory, newest_only
         )
+
+    @staticmethod
+    def of_next(starts_B1: Tensor, memory: Memory) -> "Stream":
+        """The stream of one token a row at `memory.place_1`: the same work on the same addresses every time.
+
+        `starts_B1` lies on the model's device. The memory has room and is not empty.
+        """
+        place_1 = memory.place_1
+        assert place_1 is not None
+        assert memory.capacity is not None
+        before_B1 = memory.tensors[_DOCUMENT].index_select(1, place_1 - 1)
+        document_B1 = before_B1 + starts_B1.long()
+        key_document_BS = memory.extend(_DOCUMENT, document_B1)
+        key_positions_S = torch.arange(memory.capacity, device=starts_B1.device)
+        return Stream(starts_B1, document_B1, place_1, key_document_BS, key_positions_S, None, memory)

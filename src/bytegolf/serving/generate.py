@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
+from bytegolf.model.decoding import Reader
 from bytegolf.model.spec import LanguageModel
-from bytegolf.model.stream import Memory
 from bytegolf.tokens.tokenizer import Tokenizer
 
 
@@ -121,17 +121,17 @@ def _continue(
     chooser: _Chooser,
     context: int | None,
 ) -> Iterator[bytes]:
-    memory, fresh = Memory(context), ids
-    for _ in range(tokens):
-        if context is not None and memory.position + len(fresh) > context:
-            memory, fresh = Memory(context), ids[-max(1, context // 2) :]
-        ids_BT = torch.tensor([fresh], device=model.device)
-        starts_BT = ids_BT == tokenizer.bos
-        chosen = chooser.choose(model.log_probabilities(ids_BT, starts_BT, memory)[0, -1])
+    reader = Reader(model, 1, context)
+    for written in range(tokens):
+        if not written or reader.position == context:
+            read_T = torch.tensor(ids if context is None or len(ids) <= context else ids[-(context // 2) :])
+            logs_BV = reader.begin(read_T[None], read_T[None] == tokenizer.bos)
+        else:
+            logs_BV = reader.step(torch.tensor(ids[-1:]), torch.tensor([False]))
+        chosen = chooser.choose(logs_BV[0])
         if chosen == tokenizer.bos:
             return
         yield tokenizer.token_bytes[chosen]
-        fresh = [chosen]
         ids.append(chosen)
 
 

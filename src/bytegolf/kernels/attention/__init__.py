@@ -1,8 +1,8 @@
 """Causal attention over packed documents, with an optional window and fewer key/value heads than query heads.
 
 Shapes: B rows, T query tokens, S key tokens, H query heads, G key/value heads (G divides H), K head width.
-Bodies: `reference` (anywhere), `fused` (CPUs, without gradients: scoring and decoding; single tokens that see
-everything, anywhere), `varlen` (CUDA GPUs, 16-bit, no memory yet); the same tests.
+Bodies: `reference` (anywhere), `fused` (without gradients: on CPUs, single tokens
+anywhere), `varlen` (CUDA GPUs, 16-bit, no memory yet); the same tests.
 """
 
 import torch
@@ -40,6 +40,6 @@ def attend(
     if newest_only and (window is None or k_BSGK.shape[1] <= window + 1):
         return fused_attention(q_BTHK, k_BSGK, v_BSGK, None)
     allowed_BTS = allowed_keys(document_BT, key_document_BS, positions_T, key_positions_S, window)
-    if q_BTHK.device.type == "cpu" and not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and (q_BTHK.device.type == "cpu" or q_BTHK.shape[1] == 1):
         return fused_attention(q_BTHK, k_BSGK, v_BSGK, allowed_BTS)
     return reference_attention(q_BTHK, k_BSGK, v_BSGK, allowed_BTS)
