@@ -11,6 +11,7 @@ from bytegolf.compression.grid import (
     Clip,
     Grid,
     LeastSquares,
+    Quantized,
     StandardDeviations,
     round_scale,
     round_scale_up,
@@ -173,3 +174,15 @@ def test_grids_that_make_no_sense_are_refused(make) -> None:
 def test_a_grid_survives_json(clip: Clip) -> None:
     grid = Grid(5, clip)
     assert tree.from_json(Grid, tree.to_json(grid)) == grid
+
+
+def test_group_scales_cover_consecutive_columns_and_the_last_group_may_be_shorter() -> None:
+    ints = torch.tensor([[1, -1, 0, 1, 1], [0, 1, 1, -1, 0]], dtype=torch.int8)
+    scales = torch.tensor([[2.0, 3.0, 5.0], [0.5, 0.25, 7.0]], dtype=torch.float16)
+    expected = torch.tensor([[2.0, -2.0, 0.0, 3.0, 5.0], [0.0, 0.5, 0.25, -0.25, 0.0]])
+    assert torch.equal(Quantized(ints, scales, 2, group=2).dequantize(), expected)
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(1, 1), (2, 1), (3, 3), (8, 127)])
+def test_the_largest_integer_follows_from_the_bits(bits: int, limit: int) -> None:
+    assert Quantized(torch.zeros(1, 1, dtype=torch.int8), torch.ones(1).half(), bits).limit == limit

@@ -86,15 +86,33 @@ Clip = AbsMax | StandardDeviations | LeastSquares
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantized:
-    """A matrix on its grid: ints (R, C) int8 within ±(2^(bits-1) - 1), scales (R,) float16."""
+    """A matrix as integers and scales: ints (R, C) int8 within ±`limit`, scales float16.
+
+    `group` None: scales (R,), one a row. Otherwise scales (R, G), one for each `group` consecutive columns of
+    a row, of which the last group may have fewer. With `bits` 1 the integers are -1 and 1, never 0.
+    """
 
     ints: Tensor
     scales: Tensor
     bits: int
+    group: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """The largest integer: 1 for a single bit, otherwise 2^(bits-1) - 1."""
+        return max(1, 2 ** (self.bits - 1) - 1)
 
     def dequantize(self) -> Tensor:
         """The matrix (R, C) in float32."""
-        return self.ints.to(torch.float32) * self.scales.to(torch.float32)[:, None]
+        scales = self.scales.to(torch.float32)
+        return self.ints.to(torch.float32) * expand_groups(scales, self.ints.shape[1], self.group)
+
+
+def expand_groups(scales: Tensor, columns: int, group: int | None) -> Tensor:
+    """Scales (R,) or (R, G) as factors that a matrix (R, C) of so many columns is multiplied by."""
+    if group is None:
+        return scales[:, None]
+    return scales.repeat_interleave(group, dim=1)[:, :columns]
 
 
 @dataclass(frozen=True, slots=True)
