@@ -12,6 +12,7 @@ from bytegolf.errors import RecipeError
 from bytegolf.kernels.capped_loss import capped_cross_entropy, soft_cap
 from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.linear import Adapter
 from bytegolf.model.roles import Component
 from bytegolf.model.stack import Block, Stack
 from bytegolf.model.stream import Memory, Stream
@@ -50,12 +51,16 @@ class Model:
 
 
 class LanguageModel(Component):
-    """ids → next-token distribution. The one forward pass of training, scoring, decoding and adaptation."""
+    """ids → next-token distribution. The one forward pass of training, scoring, decoding and adaptation.
+
+    `head_adapter`, where set, adds to the logits before their cap: (..., D) -> (..., V).
+    """
 
     def __init__(self, spec: Model) -> None:
         super().__init__()
         self.spec = spec
         self.compute_dtype = torch.float32
+        self.head_adapter: Adapter | None = None
         self.embedding = spec.embedding.build(spec.vocabulary, spec.width)
         self.stack = Stack(spec.layers, spec.width, skips=spec.skips)
 
@@ -78,8 +83,18 @@ class LanguageModel(Component):
         nats_N = self.nats(h_BTD.flatten(0, 1), targets_BT.flatten())
         return nats_N.unflatten(0, ids_BT.shape)
 
+    def losses_at(self, ids_BT: Tensor, targets_M: Tensor, starts_BT: Tensor, places_M: Tensor) -> Tensor:
+        """Nats of the targets of M places only, (M,): the head, often half the work, is spared elsewhere.
+
+        places_M: int64, b · T + t of the place whose target is meant. The rest as for `losses`.
+        """
+        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
+        return self.nats(h_BTD.flatten(0, 1).index_select(0, places_M), targets_M)
+
     def nats(self, h_ND: Tensor, targets_N: Tensor) -> Tensor:
         """−log p(target) from hidden states, (N,)."""
+        if self.head_adapter is not None:
+            return torch.nn.functional.nll_loss(self.distribution(h_ND), targets_N, reduction="none")
         return capped_cross_entropy(h_ND, self.embedding.used_weight(), targets_N, self.spec.soft_cap)
 
     def log_probabilities(self, ids_BT: Tensor, starts_BT: Tensor, memory: Memory | None = None) -> Tensor:
@@ -91,8 +106,10 @@ class LanguageModel(Component):
 
     def distribution(self, h: Tensor) -> Tensor:
         """Log-probabilities of the next token from hidden states (..., D): (..., V), float32 at least."""
-        table = self.embedding.used_weight().to(h.dtype)
-        return torch.log_softmax(soft_cap(h @ table.mT, self.spec.soft_cap), dim=-1)
+        logits = h @ self.embedding.used_weight().to(h.dtype).mT
+        if self.head_adapter is not None:
+            logits = logits + self.head_adapter(h)
+        return torch.log_softmax(soft_cap(logits, self.spec.soft_cap), dim=-1)
 
     def compile_parts(self) -> None:
         """Compiles each block and the loss on their own.
