@@ -9,6 +9,9 @@ class Role(StrEnum):
     """The closed list of roles a parameter can have."""
 
     EMBEDDING = "embedding"
+    EMBEDDING_PROJECTION = "embedding_projection"
+    BIGRAM = "bigram"
+    VALUE_EMBEDDING = "value_embedding"
     HEAD = "head"
     ATTENTION_QUERY = "attention_query"
     ATTENTION_KEY = "attention_key"
@@ -23,6 +26,7 @@ class Role(StrEnum):
 #: Roles whose weights are matrices that Muon orthogonalizes.
 MATRIX_ROLES = frozenset(
     {
+        Role.EMBEDDING_PROJECTION,
         Role.ATTENTION_QUERY,
         Role.ATTENTION_KEY,
         Role.ATTENTION_VALUE,
@@ -31,6 +35,9 @@ MATRIX_ROLES = frozenset(
         Role.MLP_DOWN,
     }
 )
+
+#: Roles whose weights are tables of which a token reads one row, and which no matrix product reads.
+LOOKUP_ROLES = frozenset({Role.BIGRAM, Role.VALUE_EMBEDDING})
 
 
 class Component(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bytegolf.errors import RecipeError
-from bytegolf.model.roles import MATRIX_ROLES, Role, parameter_roles
+from bytegolf.model.roles import LOOKUP_ROLES, MATRIX_ROLES, Role, parameter_roles
 from bytegolf.model.spec import LanguageModel
 from bytegolf.training.muon import Muon, MuonOptimizer
 from bytegolf.training.ranks import Ranks
@@ -46,7 +46,7 @@ class Optimizers:
         """The table: role → optimizer."""
         if role in MATRIX_ROLES:
             return self.matrices
-        if role is Role.EMBEDDING:
+        if role is Role.EMBEDDING or role in LOOKUP_ROLES:
             return self.embedding
         if role is Role.HEAD:
             return self.head
