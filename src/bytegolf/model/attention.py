@@ -1,6 +1,7 @@
 """Grouped-query attention with normalized queries and keys, learned query gain and rotary positions.
 
-Shapes: B rows, T tokens, D width, H query heads, G key/value heads, K head width.
+Shapes: B rows, T tokens, S tokens with those in memory, D width, H query heads, G key/value heads, K head
+width. Differential attention has N = 2H and M = 2G heads of width h = K / 2.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 from bytegolf.kernels.attention import attend
 from bytegolf.kernels.rms_norm import rms_norm
+from bytegolf.model.differential import as_half_heads, for_half_heads, sum_and_difference
+from bytegolf.model.exclusive import without_own_value
 from bytegolf.model.linear import Linear, ResidualLinear, joint
 from bytegolf.model.roles import Component, Role
-from bytegolf.model.rotary import Rotary, rotate
+from bytegolf.model.rotary import Rotary, RotaryScaling, rotate
 from bytegolf.model.stream import Stream
 
 
@@ -24,7 +27,11 @@ class Attention:
     heads: query heads. key_value_heads: shared key/value heads; divides `heads`. head_width: dimensions
     of a head; 0 means width / heads. window: how many earlier tokens are visible; None means all of the
     document. rotary_dimensions: dimensions that carry position; 0 means all. query_gain: start value of
-    the learned factor on each query head (after normalization and rotation).
+    the learned factor on each query head (after normalization and rotation). rotary_scaling: what becomes of
+    positions in longer rows; None leaves them. exclusive: the token's own value is removed from what a head
+    reads. differential: start value of the learned factor λ on the second of two half-wide attentions, 0.5 as
+    published; None for one attention. norm_output: heads together are normalized before the last projection.
+    shared_values: the model's value embedding is added to the values, with a learned factor from 1.
     """
 
     heads: int = 8
@@ -34,6 +41,11 @@ class Attention:
     rotary_dimensions: int = 0
     rotary_base: float = 10_000.0
     query_gain: float = 1.5
+    rotary_scaling: RotaryScaling | None = None
+    exclusive: bool = False
+    differential: float | None = None
+    norm_output: bool = False
+    shared_values: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.key_value_heads < 1 or self.heads % self.key_value_heads:
@@ -51,13 +63,20 @@ class Attention:
         if self.rotary_base <= 0:
             raise RecipeError(f"rotary_base={self.rotary_base}; give a positive number, usually 10000")
 
+    def value_width(self, width: int) -> int:
+        """Channels of all value heads together, for a residual stream of `width`."""
+        return self.key_value_heads * (self.head_width or width // self.heads)
+
     def build(self, width: int, key: str) -> "AttentionLayer":
         """The module for a residual stream of `width`; `key` names its decoding memory."""
         return AttentionLayer(self, width, key)
 
 
 class AttentionLayer(Component):
-    """y = s ⊙ W_o · attend(gain · rope(norm(W_q x)), rope(norm(W_k x)), W_v x); starts at zero output."""
+    """y = s ⊙ W_o · attend(gain · rope(norm(W_q x)), rope(norm(W_k x)), W_v x); starts at zero output.
+
+    With `differential` each head's halves attend on their own, with a gain in common.
+    """
 
     def __init__(self, spec: Attention, width: int, key: str) -> None:
         super().__init__()
@@ -66,30 +85,56 @@ class AttentionLayer(Component):
         self.spec, self.key = spec, key
         self.head_width = spec.head_width or width // spec.heads
         inner, shared = spec.heads * self.head_width, spec.key_value_heads * self.head_width
-        rotated = spec.rotary_dimensions or self.head_width
-        if self.head_width % 2 or rotated > self.head_width:
+        parts = 1 if spec.differential is None else 2
+        turning, odd = divmod(self.head_width, parts)
+        rotated = spec.rotary_dimensions or turning
+        if odd or turning % 2 or rotated > turning:
+            half = "" if parts == 1 else " half"
             raise RecipeError(
-                f"rotary_dimensions={rotated} does not fit a head of {self.head_width}, which must be even"
+                f"rotary_dimensions={rotated} does not fit a{half} head of {self.head_width / parts:g}, "
+                "which must be even"
             )
         self.query = Linear(width, inner, Role.ATTENTION_QUERY)
         self.keys = Linear(width, shared, Role.ATTENTION_KEY)
         self.values = Linear(width, shared, Role.ATTENTION_VALUE)
         self.out = ResidualLinear(inner, width, Role.ATTENTION_OUT)
         self.gain_H = self.parameter("gain_H", torch.full((spec.heads,), spec.query_gain), Role.SCALAR)
-        self.rotary = Rotary(self.head_width, rotated, spec.rotary_base)
+        if spec.differential is not None:
+            self.lambda_1 = self.parameter("lambda_1", torch.full((1,), spec.differential), Role.SCALAR)
+        if spec.shared_values:
+            self.shared_1 = self.parameter("shared_1", torch.ones(1), Role.SCALAR)
+        self.rotary = Rotary(turning, rotated, spec.rotary_base, spec.rotary_scaling)
 
     def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
-        heads = (-1, self.head_width)
         projected = joint(x_BTD, self.query, self.keys, self.values)
-        q_BTHK, k_BSGK, v_BSGK = (y.unflatten(-1, heads) for y in projected)
+        q_BTHK, k_BTGK, v_BTGK = (y.unflatten(-1, (-1, self.head_width)) for y in projected)
+        if self.spec.shared_values:
+            assert stream.shared_values_BTX is not None
+            shared_BTX = self.shared_1.to(x_BTD.dtype) * stream.shared_values_BTX
+            v_BTGK = v_BTGK + shared_BTX.unflatten(-1, (-1, self.head_width))
+        gain_H = self.gain_H.to(q_BTHK.dtype)
+        if self.spec.differential is None:
+            y_BTHK = self._read(q_BTHK, k_BTGK, v_BTGK, gain_H, stream)
+        else:
+            groups = self.spec.key_value_heads
+            q_BTNh, k_BTMh, v_BTMh = (as_half_heads(part, groups) for part in (q_BTHK, k_BTGK, v_BTGK))
+            y_BTNh = self._read(q_BTNh, k_BTMh, v_BTMh, for_half_heads(gain_H, groups), stream)
+            y_BTHK = sum_and_difference(y_BTNh, self.lambda_1, groups)
+        if self.spec.exclusive:
+            y_BTHK = without_own_value(y_BTHK, v_BTGK)
+        y_BTX = y_BTHK.flatten(2)
+        return self.out(rms_norm(y_BTX) if self.spec.norm_output else y_BTX)
+
+    def _read(self, q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, gain_H: Tensor, stream: Stream) -> Tensor:
+        """What each head reads from the visible tokens, (B, T, H, K); keys and values of T tokens come in."""
         q_BTHK, k_BSGK = rms_norm(q_BTHK), rms_norm(k_BSGK)
-        cos, sin = (table.to(x_BTD.dtype) for table in self.rotary.tables(stream.positions_T))
-        q_BTHK = rotate(q_BTHK, cos, sin) * self.gain_H.to(q_BTHK.dtype)[:, None]
+        cos, sin = (table.to(q_BTHK.dtype) for table in self.rotary.tables(stream.positions_T))
+        q_BTHK = rotate(q_BTHK, cos, sin) * gain_H[:, None]
         k_BSGK = rotate(k_BSGK, cos, sin)
         if stream.memory is not None:
             k_BSGK = stream.memory.extend(f"{self.key}.keys", k_BSGK)
             v_BSGK = stream.memory.extend(f"{self.key}.values", v_BSGK)
-        y_BTHK = attend(
+        return attend(
             q_BTHK,
             k_BSGK,
             v_BSGK,
@@ -101,7 +146,6 @@ class AttentionLayer(Component):
             segments=stream.segments,
             newest_only=stream.newest_only,
         )
-        return self.out(y_BTHK.flatten(2))
 
     def flops_per_token(self, length: int) -> float:
         """Multiply-adds × 2 of the score and value products for one token, causal, forward only."""

@@ -1,4 +1,7 @@
-"""Channel mixers: two matrices around an activation."""
+"""Channel mixers: matrices around an activation.
+
+Shapes: B rows, T tokens, D width, M hidden channels.
+"""
 
 from dataclasses import dataclass
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
+from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.linear import Linear, ResidualLinear
 from bytegolf.model.roles import Component, Role
 
@@ -22,10 +26,12 @@ class SquaredMlp:
     """W_down f(W_up x) with f(h) = h² for h > 0 and (slope·h)² below (So et al. 2021 at slope 0).
 
     slope 0 is relu²; 0.5 is the leaky form, whose derivative is 2h above and 2·slope²·h below zero.
+    norm_output: the hidden channels are normalized before W_down.
     """
 
     hidden: int
     slope: float = 0.0
+    norm_output: bool = False
 
     def __post_init__(self) -> None:
         _check_hidden(self.hidden)
@@ -39,19 +45,24 @@ class SquaredMlp:
 class SquaredMlpLayer(Component):
     def __init__(self, spec: SquaredMlp, width: int) -> None:
         super().__init__()
-        self.slope = spec.slope
+        self.slope, self.norm_output = spec.slope, spec.norm_output
         self.up = Linear(width, spec.hidden, Role.MLP_UP)
         self.down = ResidualLinear(spec.hidden, width, Role.MLP_DOWN)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(torch.nn.functional.leaky_relu(self.up(x_BTD), self.slope).square())
+        h_BTM = torch.nn.functional.leaky_relu(self.up(x_BTD), self.slope).square()
+        return self.down(rms_norm(h_BTM) if self.norm_output else h_BTM)
 
 
 @dataclass(frozen=True)
 class SwiGlu:
-    """W_down (silu(W_gate x) · W_up x) (Shazeer 2020): three matrices of `hidden` channels."""
+    """W_down (silu(W_gate x) · W_up x) (Shazeer 2020): three matrices of `hidden` channels.
+
+    norm_output: the hidden channels are normalized before W_down.
+    """
 
     hidden: int
+    norm_output: bool = False
 
     def __post_init__(self) -> None:
         _check_hidden(self.hidden)
@@ -63,12 +74,14 @@ class SwiGlu:
 class SwiGluLayer(Component):
     def __init__(self, spec: SwiGlu, width: int) -> None:
         super().__init__()
+        self.norm_output = spec.norm_output
         self.gate = Linear(width, spec.hidden, Role.MLP_UP)
         self.up = Linear(width, spec.hidden, Role.MLP_UP)
         self.down = ResidualLinear(spec.hidden, width, Role.MLP_DOWN)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(torch.nn.functional.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        h_BTM = torch.nn.functional.silu(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.down(rms_norm(h_BTM) if self.norm_output else h_BTM)
 
 
 Mlp = SquaredMlp | SwiGlu
