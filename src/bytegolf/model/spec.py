@@ -3,19 +3,32 @@
 Shapes: B rows, T tokens, D width, V vocabulary, N = B·T.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.kernels.capped_loss import capped_cross_entropy, soft_cap
+from bytegolf.kernels.capped_loss import (
+    CapForm,
+    capped_cross_entropy,
+    capped_cross_entropy_and_normalizer,
+    soft_cap,
+)
 from bytegolf.kernels.rms_norm import rms_norm
-from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.bigram import Bigram
+from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
+from bytegolf.model.initialization import start_orthogonal
 from bytegolf.model.linear import Adapter
+from bytegolf.model.loop import Loop, layer_order
 from bytegolf.model.roles import Component
-from bytegolf.model.stack import Block, Stack
+from bytegolf.model.rotary import Rotary
+from bytegolf.model.smear import Smear
+from bytegolf.model.stack import Block, ResidualMix, Skips, Stack
 from bytegolf.model.stream import Memory, Stream
+from bytegolf.model.value_embedding import ValueEmbedding
 
 
 @dataclass(frozen=True)
@@ -23,25 +36,60 @@ class Model:
     """Settings of a network.
 
     vocabulary: number of token ids; 0 takes the tokenizer's. width: channels of the residual stream.
-    layers: the blocks, first to last. soft_cap: bound of the logits, None for none. skips: U-Net skips.
+    layers: the blocks, first to last. soft_cap: bound of the logits, None for none; cap_form: how it bends
+    them. skips: U-Net skips, true, false or "gated". bigram: what pairs of tokens add to the embedding.
+    smear: what a token's embedding takes of the one before it. value_embedding: what is added to the values
+    of attention layers that have `shared_values`. loop: layers that run several times. residual_mix: whether
+    layers start by reading their input alone, or early ones mostly the embedded input ("phase").
+    scaled_norms: what layer l normalizes is scaled by 1/√(l + 1). initialization: of matrices that don't
+    start at zero.
     """
 
     width: int = 512
     layers: tuple[Block, ...] = (Block(),) * 9
-    embedding: TiedEmbedding = TiedEmbedding()
-    skips: bool = True
+    embedding: TiedEmbedding | FactoredEmbedding = TiedEmbedding()
+    skips: Skips = True
     soft_cap: float | None = 30.0
     vocabulary: int = 0
+    cap_form: CapForm = "tanh"
+    bigram: Bigram | None = None
+    smear: Smear | None = None
+    value_embedding: ValueEmbedding | None = None
+    loop: Loop | None = None
+    residual_mix: ResidualMix = "input"
+    scaled_norms: bool = False
+    initialization: Literal["uniform", "orthogonal"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.width < 2:
             raise RecipeError(f"width={self.width} is too small; 64 is a sensible least")
         if not self.layers:
             raise RecipeError("layers is empty; a model needs at least one block")
+        layer_order(len(self.layers), self.loop)
         if self.soft_cap is not None and self.soft_cap <= 0:
             raise RecipeError(f"soft_cap={self.soft_cap}; give a positive bound, or None for no cap")
         if self.vocabulary < 0:
             raise RecipeError(f"vocabulary={self.vocabulary}; 0 takes the tokenizer's")
+        self._check_shared_values()
+
+    def _check_shared_values(self) -> None:
+        widths = sorted({layer.mixer.value_width(self.width) for layer in self._with_shared_values()})
+        if bool(widths) != (self.value_embedding is not None):
+            missing = "value_embedding is None" if widths else "no layer has shared_values"
+            raise RecipeError(f"{missing}; a value embedding needs both, it and layers that take it")
+        if len(widths) > 1:
+            raise RecipeError(
+                f"layers with shared_values have values of {' and '.join(map(str, widths))} channels; "
+                "give them the same key_value_heads and head_width"
+            )
+
+    def _with_shared_values(self) -> list[Block]:
+        return [layer for layer in self.layers if layer.mixer.shared_values]
+
+    @property
+    def value_width(self) -> int:
+        """Channels of the values that a value embedding is added to; there is one."""
+        return self._with_shared_values()[0].mixer.value_width(self.width)
 
     def build(self) -> "LanguageModel":
         """The network with fresh weights, drawn from torch's generator, float32 on the CPU."""
@@ -62,16 +110,52 @@ class LanguageModel(Component):
         self.compute_dtype = torch.float32
         self.head_adapter: Adapter | None = None
         self.embedding = spec.embedding.build(spec.vocabulary, spec.width)
-        self.stack = Stack(spec.layers, spec.width, skips=spec.skips)
+        self.bigram = spec.bigram.build(spec.width) if spec.bigram else None
+        self.smear = spec.smear.build(spec.width) if spec.smear else None
+        self.value_embedding = (
+            spec.value_embedding.build(spec.vocabulary, spec.value_width) if spec.value_embedding else None
+        )
+        self.stack = Stack(
+            spec.layers,
+            spec.width,
+            skips=spec.skips,
+            loop=spec.loop,
+            residual_mix=spec.residual_mix,
+            scaled_norms=spec.scaled_norms,
+        )
+        if spec.initialization == "orthogonal":
+            start_orthogonal(self)
 
     @property
     def device(self) -> torch.device:
         return self.embedding.weight.device
 
+    def fit_rows(self, length: int | None) -> None:
+        """Prepares for texts read in rows of up to `length` tokens, in place; None: as long as in training.
+
+        Only rotary scalings that act in evaluation (`NtkAware`) change anything by it.
+        """
+        for module in self.modules():
+            if isinstance(module, Rotary):
+                module.fit_rows(length)
+
     def hidden(self, ids_BT: Tensor, stream: Stream) -> Tensor:
         """The normalized output of the last layer, (B, T, D) in the compute precision."""
-        x_BTD = rms_norm(self.embedding(ids_BT).to(self.compute_dtype))
-        return rms_norm(self.stack(x_BTD, stream))
+        if self.value_embedding is not None:
+            values_BTX = self.value_embedding(ids_BT, self.compute_dtype)
+            stream = dataclasses.replace(stream, shared_values_BTX=values_BTX)
+        return rms_norm(self.stack(self.embedded(ids_BT, stream), stream))
+
+    def embedded(self, ids_BT: Tensor, stream: Stream) -> Tensor:
+        """What enters the first layer, (B, T, D) in the compute precision."""
+        x_BTD = self.embedding.embed(ids_BT, self.compute_dtype)
+        if self.bigram is not None:
+            x_BTD = x_BTD + self.bigram(ids_BT, stream, self.compute_dtype)
+        if self.spec.smear is None or self.smear is None:
+            return rms_norm(x_BTD)
+        if self.spec.smear.place == "before_norm":
+            return rms_norm(self.smear(x_BTD, stream))
+        return self.smear(rms_norm(x_BTD), stream)
 
     def losses(self, ids_BT: Tensor, targets_BT: Tensor, starts_BT: Tensor) -> Tensor:
         """Nats of each target given the tokens of its document up to its place, (B, T), float32 at least.
@@ -82,6 +166,19 @@ class LanguageModel(Component):
         h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
         nats_N = self.nats(h_BTD.flatten(0, 1), targets_BT.flatten())
         return nats_N.unflatten(0, ids_BT.shape)
+
+    def losses_and_penalties(
+        self, ids_BT: Tensor, targets_BT: Tensor, starts_BT: Tensor, *, z_loss: float
+    ) -> tuple[Tensor, Tensor]:
+        """Nats as `losses` gives them, and z_loss · logsumexp(capped logits)², (B, T) each.
+
+        The penalty (z-loss, Chowdhery et al. 2022) keeps logits from drifting all together. It belongs to
+        training: no score has it.
+        """
+        h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
+        nats_N, normalizer_N = self.nats_and_normalizers(h_BTD.flatten(0, 1), targets_BT.flatten())
+        penalty_N = z_loss * normalizer_N.square()
+        return nats_N.unflatten(0, ids_BT.shape), penalty_N.unflatten(0, ids_BT.shape)
 
     def losses_at(self, ids_BT: Tensor, targets_M: Tensor, starts_BT: Tensor, places_M: Tensor) -> Tensor:
         """Nats of the targets of M places only, (M,): the head, often half the work, is spared elsewhere.
@@ -95,7 +192,18 @@ class LanguageModel(Component):
         """−log p(target) from hidden states, (N,)."""
         if self.head_adapter is not None:
             return torch.nn.functional.nll_loss(self.distribution(h_ND), targets_N, reduction="none")
-        return capped_cross_entropy(h_ND, self.embedding.used_weight(), targets_N, self.spec.soft_cap)
+        return capped_cross_entropy(*self._head(h_ND), targets_N, self.spec.soft_cap, self.spec.cap_form)
+
+    def nats_and_normalizers(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats`, and the logarithm of the softmax's denominator, (N,) each; in training, without adapter."""
+        assert self.head_adapter is None
+        return capped_cross_entropy_and_normalizer(
+            *self._head(h_ND), targets_N, self.spec.soft_cap, self.spec.cap_form
+        )
+
+    def _head(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What is multiplied for the logits, (..., E) and (V, E), and what is added to them, (V,)."""
+        return self.embedding.head_input(h), self.embedding.used_weight(), self.embedding.bias_V
 
     def log_probabilities(self, ids_BT: Tensor, starts_BT: Tensor, memory: Memory | None = None) -> Tensor:
         """Log of the full next-token distribution after every token, (B, T, V), float32 at least.
@@ -106,10 +214,13 @@ class LanguageModel(Component):
 
     def distribution(self, h: Tensor) -> Tensor:
         """Log-probabilities of the next token from hidden states (..., D): (..., V), float32 at least."""
-        logits = h @ self.embedding.used_weight().to(h.dtype).mT
+        read, table_VE, bias_V = self._head(h)
+        logits = read @ table_VE.to(h.dtype).mT
         if self.head_adapter is not None:
             logits = logits + self.head_adapter(h)
-        return torch.log_softmax(soft_cap(logits, self.spec.soft_cap), dim=-1)
+        if bias_V is not None:
+            logits = logits + bias_V
+        return torch.log_softmax(soft_cap(logits, self.spec.soft_cap, self.spec.cap_form), dim=-1)
 
     def compile_parts(self) -> None:
         """Compiles each block and the loss on their own.
@@ -119,3 +230,4 @@ class LanguageModel(Component):
         """
         self.stack.compile_parts()
         self.nats = torch.compile(self.nats)
+        self.nats_and_normalizers = torch.compile(self.nats_and_normalizers)

@@ -22,13 +22,15 @@ class Memory:
     training uses. `capacity` is a bound on the tokens to come, for which room is then taken once; without it
     every token copies all before it. `one_document`: no row has begun another document since its first token.
     `place_1` (int64, one number on the model's device): while set, one token a row is written at this place
-    and all the room is given back, so that shapes and addresses do not depend on how far we are.
+    and all the room is given back, so that shapes and addresses do not depend on how far we are. `turn`: how
+    often the running layer has been applied to these tokens before; each time it keeps tensors of its own.
     """
 
     capacity: int | None = None
     position: int = 0
     one_document: bool = True
     place_1: Tensor | None = None
+    turn: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def extend(self, key: str, value_BTX: Tensor) -> Tensor:
@@ -36,6 +38,8 @@ class Memory:
 
         While `place_1` is set, (B, capacity, ...): what lies after that place is finite, and no part of it.
         """
+        if self.turn:
+            key = f"{key}, turn {self.turn}"
         kept = self.tensors.get(key)
         if self.capacity is None:
             kept = value_BTX if kept is None else torch.cat([kept, value_BTX], dim=1)
@@ -50,6 +54,23 @@ class Memory:
             kept = self.tensors[key] = value_BTX.new_zeros(rows, self.capacity, *rest)
         kept[:, self.position - value_BTX.shape[1] : self.position] = value_BTX
         return kept[:, : self.position]
+
+    def shifted(self, key: str, value_BTX: Tensor) -> Tensor:
+        """The value one token earlier, (B, T, ...), continuing what is kept under `key`: the newest token's.
+
+        Zero where nothing was read before. It does not know of documents: see `Stream.earlier`.
+        """
+        newest_B1X = value_BTX[:, -1:]
+        # `position` already counts these tokens; with `place_1` set, something has always been read before.
+        first = self.place_1 is None and self.position == value_BTX.shape[1]
+        before_B1X = torch.zeros_like(newest_B1X) if first else self.tensors[key]
+        shifted_BTX = torch.cat([before_B1X, value_BTX[:, :-1]], dim=1)
+        if self.capacity is not None and key in self.tensors:
+            # A recorded graph reads this address.
+            self.tensors[key].copy_(newest_B1X)
+        else:
+            self.tensors[key] = newest_B1X.clone()
+        return shifted_BTX
 
     def restart(self) -> None:
         """Forgets all tokens; the room stays taken, at the same addresses."""
@@ -66,6 +87,8 @@ class Stream:
     a row; a row that begins inside a document has that document as number 0. Tokens of different
     documents never see each other. `positions_T` (int64) count from the start of the row. `newest_only`: one
     token a row that belongs to the document of everything in memory, so that it sees all keys.
+    `shared_values_BTX`: what a value embedding gives to the attention layers that take it, X the width of
+    all their value heads.
     """
 
     starts_BT: Tensor
@@ -76,6 +99,19 @@ class Stream:
     segments: Segments | None = None
     memory: Memory | None = None
     newest_only: bool = False
+    shared_values_BTX: Tensor | None = None
+
+    def earlier(self, key: str, value_BTX: Tensor) -> Tensor:
+        """The value of the token before, (B, T, ...); zero where its document has none before it.
+
+        `key` names the memory of decoding.
+        """
+        if self.memory is not None:
+            earlier_BTX = self.memory.shifted(key, value_BTX)
+        else:
+            earlier_BTX = torch.cat([torch.zeros_like(value_BTX[:, :1]), value_BTX[:, :-1]], dim=1)
+        starts_BTX = self.starts_BT.view(*self.starts_BT.shape, *[1] * (value_BTX.ndim - 2))
+        return earlier_BTX.masked_fill(starts_BTX, 0)
 
     @staticmethod
     def of(

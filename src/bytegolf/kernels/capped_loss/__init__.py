@@ -6,15 +6,39 @@ Shapes: N tokens, D width, V vocabulary. Bodies: `reference` (anywhere; on GPUs 
 
 from torch import Tensor
 
-from bytegolf.kernels.capped_loss.chunked import chunked_capped_cross_entropy
-from bytegolf.kernels.capped_loss.reference import capped_cross_entropy as reference_capped_cross_entropy
-from bytegolf.kernels.capped_loss.reference import soft_cap
+from bytegolf.kernels.capped_loss import reference
+from bytegolf.kernels.capped_loss.chunked import (
+    chunked_capped_cross_entropy,
+    chunked_capped_cross_entropy_and_normalizer,
+)
+from bytegolf.kernels.capped_loss.reference import CapForm, soft_cap
 
-__all__ = ["capped_cross_entropy", "soft_cap"]
+__all__ = ["CapForm", "capped_cross_entropy", "capped_cross_entropy_and_normalizer", "soft_cap"]
 
 
-def capped_cross_entropy(h_ND: Tensor, table_VD: Tensor, targets_N: Tensor, cap: float | None) -> Tensor:
-    """−log softmax(soft_cap(h tableᵀ))[target] in nats, (N,), float32 at least."""
+def capped_cross_entropy(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    cap: float | None,
+    form: CapForm = "tanh",
+) -> Tensor:
+    """−log softmax(soft_cap(h tableᵀ + bias))[target] in nats, (N,), float32 at least."""
     if h_ND.device.type == "cpu":
-        return chunked_capped_cross_entropy(h_ND, table_VD, targets_N, cap)
-    return reference_capped_cross_entropy(h_ND, table_VD, targets_N, cap)
+        return chunked_capped_cross_entropy(h_ND, table_VD, bias_V, targets_N, cap, form)
+    return reference.capped_cross_entropy(h_ND, table_VD, bias_V, targets_N, cap, form)
+
+
+def capped_cross_entropy_and_normalizer(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    cap: float | None,
+    form: CapForm = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """The same, and logsumexp(soft_cap(h tableᵀ + bias)), (N,), of which z-loss is the square."""
+    if h_ND.device.type == "cpu":
+        return chunked_capped_cross_entropy_and_normalizer(h_ND, table_VD, bias_V, targets_N, cap, form)
+    return reference.capped_cross_entropy_and_normalizer(h_ND, table_VD, bias_V, targets_N, cap, form)
