@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bytegolf.errors import LegalityError, RecipeError
-from bytegolf.evaluation.adaptation import ScoreFirstSgd, SgdLearner
+from bytegolf.evaluation.adaptation import ScoreFirstSgd
+from bytegolf.evaluation.adaptation.sgd import SgdLearner
 from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.windows import Chunked, Sliding

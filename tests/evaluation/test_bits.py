@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from bytegolf.errors import TextError
 from bytegolf.evaluation.bits import Score, score, token_stream
@@ -17,6 +18,7 @@ from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
+from bytegolf.model.stream import Stream
 from bytegolf.tokens.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -146,17 +148,25 @@ def test_progress_is_told_up_to_the_end() -> None:
 
 def test_passes_stay_within_their_bound() -> None:
     sizes: list[int] = []
+    heads: list[int] = []
 
     class Watched(LanguageModel):
-        def losses(self, ids_BT, targets_BT, starts_BT):  # type: ignore[no-untyped-def]
+        def hidden(self, ids_BT: Tensor, stream: Stream) -> Tensor:
             sizes.append(ids_BT.numel())
-            return super().losses(ids_BT, targets_BT, starts_BT)
+            return super().hidden(ids_BT, stream)
+
+        def nats(self, h_ND: Tensor, targets_N: Tensor) -> Tensor:
+            heads.append(len(h_ND))
+            return super().nats(h_ND, targets_N)
 
     model = Watched(dataclasses.replace(MODEL.spec))
     ids, starts = token_stream(TOKENIZER, TEXTS)
     score(model, TOKENIZER, ids, starts, Sliding(12, 3), tokens_per_pass=50)
     assert max(sizes) <= 50
     assert max(sizes) > 25
+    # The head works for what counts, not for all that the windows read again.
+    assert sum(heads) == len(ids) - 1
+    assert sum(sizes) > 3 * sum(heads)
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bytegolf.evaluation.adaptation import ScoreFirstSgd
-from bytegolf.evaluation.bits import score_session, score_windows
+from bytegolf.evaluation.bits import score_session
 from bytegolf.evaluation.legality import Session, Track
+from bytegolf.evaluation.passes import score_windows
 from bytegolf.evaluation.proof.conditions import conditions
 from bytegolf.evaluation.proof.records import split
 from bytegolf.evaluation.proof.subject import Passage, Subject, Watch, take
@@ -197,8 +198,17 @@ class PeekingLoss(LanguageModel):
         return self.nats(h_BTD.flatten(0, 1), targets_BT.flatten()).unflatten(0, ids_BT.shape)
 
 
-def test_a_loss_that_is_not_the_distribution_s_breaks_normalization() -> None:
-    assert "not the model's own" in broken(subject(weighted(PeekingLoss(SPEC))))[NORMALIZATION]
+class PeekingWhereItCounts(LanguageModel):
+    """Has an honest distribution and honest losses, but for those that go into a session."""
+
+    def losses_at(self, ids_BT: Tensor, targets_M: Tensor, starts_BT: Tensor, places_M: Tensor) -> Tensor:
+        h_ND = self.hidden(ids_BT, Stream.of(starts_BT)).flatten(0, 1)[places_M]
+        return self.nats(h_ND + 0.3 * self.embedding(targets_M), targets_M)
+
+
+@pytest.mark.parametrize("kind", [PeekingLoss, PeekingWhereItCounts])
+def test_a_loss_that_is_not_the_distribution_s_breaks_normalization(kind: type[LanguageModel]) -> None:
+    assert "not the model's own" in broken(subject(weighted(kind(SPEC))))[NORMALIZATION]
 
 
 def test_windows_that_depend_on_the_end_of_the_text_break_causality() -> None:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import PackedError
-from bytegolf.evaluation.adaptation import Adaptation
-from bytegolf.evaluation.bits import Watch, score_windows, silent
+from bytegolf.evaluation.adaptation import Adaptation, DocumentLora
+from bytegolf.evaluation.adaptation.sgd import ChunkLearning
 from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
+from bytegolf.evaluation.passes import Watch, score_windows, silent
 from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
 from bytegolf.model.decoding import Reader
@@ -169,7 +170,7 @@ def parallel_ledger(
 ) -> Ledger:
     """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
     session, base_B = _session(tokenizer, layout, ids)
-    learning = _Learning(model, session, base_B, layout, adaptation)
+    learning = _learning(model, session, base_B, layout, adaptation)
     waiting: list[Window] = []
     for window in _windows(layout):
         if learning.due(window.scored):
@@ -185,34 +186,22 @@ def parallel_ledger(
     return session.close()
 
 
-class _Learning:
+def _learning(
+    model: LanguageModel,
+    session: Session,
+    base_B: np.ndarray,
+    layout: Layout,
+    adaptation: Adaptation | None,
+) -> ChunkLearning:
     """The model of a session, which on the adaptive track changes between windows."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        session: Session,
-        base_B: np.ndarray,
-        layout: Layout,
-        adaptation: Adaptation | None,
-    ) -> None:
-        self._learner = adaptation.learner(model) if adaptation is not None and layout.adaptive else None
-        self.model = model if self._learner is None else self._learner.model
-        self._session, self._base_B, self._layout = session, base_B, layout
-        self._learned = 0
-
-    def due(self, step: int) -> bool:
-        """Whether a whole chunk has been scored when a window begins to score at `step`."""
-        if self._learner is None:
-            return False
-        return (step - self._learned) * self._layout.streams >= self._learner.chunk
-
-    def learn(self, step: int) -> None:
-        """Learns from all tokens before `step` that it has not learned from yet."""
-        assert self._learner is not None
-        spans = [(base + self._learned, base + step) for base in self._base_B.tolist()]
-        self._learner.learn(self._session, spans, step / self._layout.steps)
-        self._learned = step
+    if not layout.adaptive:
+        adaptation = None
+    if isinstance(adaptation, DocumentLora):
+        raise PackedError(
+            "DocumentLora learns in each document by itself, but a packed text is streams of one length; "
+            "pack without --adapt"
+        )
+    return ChunkLearning(adaptation, model, session, base_B, layout.steps)
 
 
 class _Run:
@@ -228,7 +217,7 @@ class _Run:
     ) -> None:
         self.session, self._base_B = _session(tokenizer, layout, ids)
         self._known = ids is not None
-        self._learning = _Learning(model, self.session, self._base_B, layout, adaptation)
+        self._learning = _learning(model, self.session, self._base_B, layout, adaptation)
         self._layout = layout
         self._windows = _windows(layout)
         self._window = Window(0, 0, 0)

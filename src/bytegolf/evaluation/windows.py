@@ -8,6 +8,7 @@ a decoder, which does not know the end, must be able to use the same windows.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,17 @@ class Window:
     start: int
     stop: int
     scored: int
+
+
+class Plan(Protocol):
+    """Which targets are scored with which context."""
+
+    @property
+    def name(self) -> str: ...
+
+    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
+        """Windows over `targets` targets; `starts`: offsets of documents' first tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,12 +96,39 @@ class PerDocument:
 
     def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
         """Windows that begin with their document, document after document."""
-        borders = sorted({0, *(int(start) for start in starts if start < targets), targets})
-        for first, last in itertools.pairwise(borders):
+        for first, last in _documents(starts, targets):
             yield from _sliding(first, last, self.length, self.stride)
 
 
 WindowPlan = Chunked | Sliding | PerDocument
+
+
+@dataclass(frozen=True)
+class DocumentChunks:
+    """Each document on its own, `chunk` targets a window, which reaches back over at most `length` tokens.
+
+    Contexts are those of `PerDocument(length, chunk)`, but no window scores more than a chunk, so that there
+    is something to learn from between any two.
+    """
+
+    length: int
+    chunk: int
+
+    @property
+    def name(self) -> str:
+        return f"per document, chunks of {self.chunk} in {self.length}"
+
+    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
+        """Windows that begin with their document, document after document."""
+        for first, last in _documents(starts, targets):
+            for scored in range(first, last, self.chunk):
+                end = scored + self.chunk
+                yield Window(max(first, end - self.length), min(end, last), scored)
+
+
+def _documents(starts: np.ndarray, targets: int) -> Iterator[tuple[int, int]]:
+    borders = sorted({0, *(int(start) for start in starts if start < targets), targets})
+    return itertools.pairwise(borders)
 
 
 def _sliding(first: int, last: int, length: int, stride: int) -> Iterator[Window]:

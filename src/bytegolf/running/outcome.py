@@ -109,14 +109,16 @@ def evaluate_artifact(
 ) -> list[dict[str, Any]]:
     """Scores an artifact on any text; rows as in result.json's scores.
 
-    With `adapt` the model learns from what is scored, as its recipe says.
+    With `adapt` the model learns from what is scored, as its recipe says; an adaptation may have windows of
+    its own, and then there is one row for all plans.
     """
     artifact = open_artifact(path, device=device)
     adaptation = artifact.required_adaptation() if adapt else None
     documents = list(read_documents(sources, field=field, cut_bytes=cut_bytes))
     ids, starts = token_stream(artifact.tokenizer, [document.text for document in documents])
     rows = []
-    for plan in plans:
+    used = plans if adaptation is None else dict.fromkeys(map(adaptation.plan, plans))
+    for plan in used:
         watch = display.counting(f"scoring, {plan.name} …")
         result = score(
             artifact.model, artifact.tokenizer, ids, starts, plan, adaptation=adaptation, watch=watch

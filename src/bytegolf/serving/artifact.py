@@ -8,7 +8,7 @@ from typing import Any
 from bytegolf.artifact.container import Contents, read_artifact
 from bytegolf.artifact.loading import unpack_model
 from bytegolf.errors import RecipeError
-from bytegolf.evaluation.adaptation import Adaptation, ScoreFirstSgd
+from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.bits import Score, score, token_stream
 from bytegolf.evaluation.codec import pack, unpack
 from bytegolf.evaluation.packed import packed_to_bytes, read_packed
@@ -40,7 +40,8 @@ class Artifact:
         """The recipe's adaptation. Raises `RecipeError` if it has none."""
         if self.adaptation is None:
             raise RecipeError(
-                "the artifact's recipe names no adaptation; train with --evaluation.adaptation ScoreFirstSgd"
+                "the artifact's recipe names no adaptation; train with --evaluation.adaptation ScoreFirstSgd "
+                "or DocumentLora"
             )
         return self.adaptation
 
@@ -121,5 +122,5 @@ def artifact_of(contents: Contents, path: Path, *, device: str = "auto") -> Arti
         loaded.training,
         loaded.context,
         digest=hashlib.sha256(path.read_bytes()).digest(),
-        adaptation=None if adaptation is None else from_json(ScoreFirstSgd, adaptation, "adaptation"),
+        adaptation=None if adaptation is None else from_json(Adaptation, adaptation, "adaptation"),
     )

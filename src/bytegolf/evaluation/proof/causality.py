@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bytegolf.evaluation.bits import Watch, silent
+from bytegolf.evaluation.passes import Watch, silent
 from bytegolf.evaluation.proof.excerpts import Rows, excerpt, longest_window, other_ids, unaffected
 from bytegolf.evaluation.proof.precision import score_tolerance
 from bytegolf.evaluation.proof.subject import Passage, Subject, Witness

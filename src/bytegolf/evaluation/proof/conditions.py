@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bytegolf.evaluation.bits import Watch, silent
+from bytegolf.evaluation.passes import Watch, silent
 from bytegolf.evaluation.proof.causality import causality
 from bytegolf.evaluation.proof.ledger import each_byte_once, order
 from bytegolf.evaluation.proof.normalization import normalization

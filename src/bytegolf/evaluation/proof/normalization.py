@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bytegolf.evaluation.bits import Watch, silent
+from bytegolf.evaluation.passes import Watch, silent
 from bytegolf.evaluation.proof.excerpts import Rows, excerpt, longest_window
 from bytegolf.evaluation.proof.precision import mean_tolerance, score_tolerance
 from bytegolf.evaluation.proof.subject import Passage, Subject

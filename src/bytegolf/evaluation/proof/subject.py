@@ -15,21 +15,13 @@ from torch import nn
 
 from bytegolf.errors import LegalityError
 from bytegolf.evaluation.adaptation import Adaptation
-from bytegolf.evaluation.bits import Watch, score_session, silent, token_stream
+from bytegolf.evaluation.bits import score_session, token_stream
 from bytegolf.evaluation.legality import Session, Track
-from bytegolf.evaluation.windows import Window
+from bytegolf.evaluation.passes import Watch, silent
+from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.tokenizer import Tokenizer
-
-
-class Plan(Protocol):
-    """Which targets are scored with which context; see `evaluation.windows`."""
-
-    @property
-    def name(self) -> str: ...
-
-    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]: ...
 
 
 class Scorer(Protocol):
@@ -83,9 +75,10 @@ class Subject:
 
     @staticmethod
     def adaptive(model: LanguageModel, tokenizer: Tokenizer, plan: Plan, adaptation: Adaptation) -> "Subject":
-        """A model that learns from what has been scored."""
+        """A model that learns from what has been scored, in the windows of `adaptation.plan(plan)`."""
         scorer = functools.partial(score_session, adaptation=adaptation)
-        return Subject(model, tokenizer, plan, scorer, track=Track.adaptive(), chunk=adaptation.chunk)
+        plan, chunk = adaptation.plan(plan), adaptation.chunk
+        return Subject(model, tokenizer, plan, scorer, track=Track.adaptive(), chunk=chunk)
 
     @property
     def plan_name(self) -> str:

@@ -1,0 +1,105 @@
+"""Windows scored into a session, several in one forward pass.
+
+Shapes: W windows in a batch, L tokens in a window, M targets that count.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytegolf.evaluation.legality import Session
+from bytegolf.evaluation.windows import Window
+from bytegolf.model.spec import LanguageModel
+
+#: Is told how many of how many targets are done.
+Watch = Callable[[int, int], None]
+
+#: Tokens of a forward pass that a device does well.
+_TOKENS_PER_PASS = {"cuda": 131_072, "cpu": 4_096}
+
+
+def silent(done: int, total: int) -> None:
+    """Watches nothing."""
+
+
+@torch.no_grad()
+def score_windows(
+    model: LanguageModel,
+    session: Session,
+    windows: Iterator[Window],
+    tokens_per_pass: int | None = None,
+    watch: Watch = silent,
+) -> None:
+    """Scores these windows into the session. The output head works only where a target counts.
+
+    The next pass is asked for before the scores of one are fetched, so that a GPU does not wait in between.
+    """
+    if tokens_per_pass is None:
+        tokens_per_pass = _TOKENS_PER_PASS.get(model.device.type, 4_096)
+    done = session.scored
+    asked: _Pass | None = None
+    for batch in _batches(windows, tokens_per_pass):
+        following = _ask(model, session, batch)
+        if asked is not None:
+            done += asked.record(session)
+            watch(done, session.targets)
+        asked = following
+    if asked is not None:
+        done += asked.record(session)
+        watch(done, session.targets)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on `device`; from pinned memory, since a GPU's copy from any other is waited for."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+class _Pass:
+    """A forward pass that was asked for: nats_M of the targets `index_M`, perhaps not there yet."""
+
+    def __init__(self, index_M: np.ndarray, nats_M: Tensor) -> None:
+        self._index_M = index_M
+        self._nats_M = nats_M.double().to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if nats_M.is_cuda else None
+        if self._there is not None:
+            self._there.record()
+
+    def record(self, session: Session) -> int:
+        """Writes the scores down; how many they are."""
+        if self._there is not None:
+            self._there.synchronize()
+        session.record(self._index_M, self._nats_M.numpy())
+        return len(self._index_M)
+
+
+def _ask(model: LanguageModel, session: Session, batch: list[Window]) -> _Pass:
+    length = max(window.stop - window.start for window in batch)
+    spans_W3 = np.array([(window.start, window.scored, window.stop) for window in batch])
+    index_WL = spans_W3[:, :1] + np.arange(length)
+    places_M = np.flatnonzero((index_WL >= spans_W3[:, 1:2]) & (index_WL < spans_W3[:, 2:]))
+    # A short window is continued into the following tokens; being causal, its scores don't change.
+    index_WL = np.minimum(index_WL, session.targets - 1)
+    index_M = index_WL.reshape(-1)[places_M]
+    ids_WL, is_start_WL = session.inputs(index_WL)
+    inputs, targets, places = (
+        on_device(part, model.device) for part in (ids_WL, session.wanted(index_M), places_M)
+    )
+    return _Pass(index_M, model.losses_at(inputs, targets, torch.from_numpy(is_start_WL), places))
+
+
+def _batches(windows: Iterator[Window], tokens_per_pass: int) -> Iterator[list[Window]]:
+    """Windows grouped so that a group's rows times its longest window stay within `tokens_per_pass`."""
+    group: list[Window] = []
+    longest = 0
+    for window in windows:
+        longest_with = max(longest, window.stop - window.start)
+        if group and longest_with * (len(group) + 1) > tokens_per_pass:
+            yield group
+            group, longest_with = [], window.stop - window.start
+        group.append(window)
+        longest = longest_with
+    if group:
+        yield group
