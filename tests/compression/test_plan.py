@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bytegolf.artifact import coding
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression import plan as planning
-from bytegolf.compression.compress import compress_model, dequantize_model, grid_of, role_rows
+from bytegolf.compression.compress import compress_model, dequantize_model, role_rows, storage_of
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
 from bytegolf.compression.plan import estimate_bytes, fit, grid_costs, is_matrix, relative_sensitivities
 from bytegolf.compression.spec import DEFAULT_CHOICES
@@ -184,7 +184,7 @@ def test_compression_follows_roles_and_sizes() -> None:
     assert list(compressed) == list(parameters)
     restored = dequantize_model(compressed)
     for name, tensor in parameters.items():
-        grid = grid_of(name, tensor, roles[name], plan, passthrough_elements=4096)
+        grid = storage_of(name, tensor, roles[name], plan, passthrough_elements=4096)
         expected = tensor if grid is None else grid.fake_quantize(tensor)
         assert (grid is None) == (roles[name] == "scalar")
         assert torch.equal(restored[name], expected)

@@ -13,7 +13,7 @@ HEADER, TOKENIZER, SCALES, PASS_THROUGH, CHECKSUM = (
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """(part, bytes) in the order of the file; quantized matrices stand under their role.
+    """(part, bytes) in the order of the file; matrices stand under their role, float or not.
 
     The parts add up to the file: `total_bytes` is its size on disk.
     """

@@ -33,6 +33,7 @@ from bytegolf.artifact.header import (
 from bytegolf.compression.grid import MAX_BITS, MIN_BITS, Quantized
 from bytegolf.errors import ArtifactError
 from bytegolf.files import atomic_write
+from bytegolf.model.roles import Role
 
 MAGIC = b"\x89BG\n"
 VERSION = 1
@@ -215,7 +216,8 @@ def _int8_array(ints: Tensor) -> coding.Int8s:
 def _account(header_bytes: int, header: Header, total: int) -> Account:
     sizes = {account.HEADER: header_bytes, account.TOKENIZER: header.tokenizer_length}
     for entry in header.entries:
-        parts = (entry.role, account.SCALES) if entry.bits else (account.PASS_THROUGH,)
+        floats = account.PASS_THROUGH if entry.role == Role.SCALAR else entry.role
+        parts = (entry.role, account.SCALES) if entry.bits else (floats,)
         for part, length in zip(parts, entry.lengths, strict=True):
             sizes[part] = sizes.get(part, 0) + length
     result = Account((*sizes.items(), (account.CHECKSUM, _CHECKSUM)))

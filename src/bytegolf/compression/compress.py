@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bytegolf.compression.grid import Grid, Quantized
 from bytegolf.compression.plan import is_matrix
+from bytegolf.compression.pruning import prune_smallest
+from bytegolf.compression.storage import Storage, Stored, dequantized
 from bytegolf.errors import RecipeError
 
 
@@ -23,12 +24,12 @@ class RoleRow:
     relative_error: float
 
 
-def grid_of(
-    name: str, tensor: Tensor, role: str, plan: Mapping[str, Grid], *, passthrough_elements: int
-) -> Grid | None:
-    """The grid of one parameter, or None if it is stored as floats: the one rule for training and export.
+def storage_of(
+    name: str, tensor: Tensor, role: str, plan: Mapping[str, Storage], *, passthrough_elements: int
+) -> Storage | None:
+    """How one parameter is stored, or None if as plain floats: the one rule for training and export.
 
-    Raises `RecipeError` if a matrix has a role without a grid.
+    Raises `RecipeError` if a matrix has a role that the plan lacks.
     """
     if not is_matrix(tensor, role, passthrough_elements):
         return None
@@ -40,50 +41,54 @@ def grid_of(
 def compress_model(
     parameters: Mapping[str, Tensor],
     roles: Mapping[str, str],
-    plan: Mapping[str, Grid],
+    plan: Mapping[str, Storage],
     *,
     passthrough_elements: int = 4096,
-) -> dict[str, Quantized | Tensor]:
-    """Every parameter on its grid, or as it is (detached, float32) where `grid_of` gives none."""
-    compressed: dict[str, Quantized | Tensor] = {}
+    prune: float = 0.0,
+) -> dict[str, Stored]:
+    """Every parameter as stored, or as it is (detached, float32) where `storage_of` gives nothing.
+
+    Of each matrix the share `prune` of its smallest weights becomes zero first.
+    """
+    compressed: dict[str, Stored] = {}
     for name, tensor in parameters.items():
-        grid = grid_of(name, tensor, str(roles[name]), plan, passthrough_elements=passthrough_elements)
-        compressed[name] = tensor.detach().to(torch.float32) if grid is None else grid.quantize(tensor)
+        storage = storage_of(name, tensor, str(roles[name]), plan, passthrough_elements=passthrough_elements)
+        if storage is None:
+            compressed[name] = tensor.detach().to(torch.float32)
+        else:
+            compressed[name] = storage.quantize(prune_smallest(tensor.detach(), prune))
     return compressed
 
 
-def dequantize_model(compressed: Mapping[str, Quantized | Tensor]) -> dict[str, Tensor]:
+def dequantize_model(compressed: Mapping[str, Stored]) -> dict[str, Tensor]:
     """The float32 parameters that an artifact stands for, by name."""
-    return {
-        name: tensor.dequantize() if isinstance(tensor, Quantized) else tensor.to(torch.float32)
-        for name, tensor in compressed.items()
-    }
+    return {name: dequantized(tensor) for name, tensor in compressed.items()}
 
 
 def role_rows(
     parameters: Mapping[str, Tensor],
-    compressed: Mapping[str, Quantized | Tensor],
+    compressed: Mapping[str, Stored],
     roles: Mapping[str, str],
-    plan: Mapping[str, Grid],
+    plan: Mapping[str, Storage],
     *,
     bytes_by_role: Mapping[str, int],
+    passthrough_elements: int = 4096,
 ) -> list[RoleRow]:
-    """One row a role with quantized matrices. `bytes_by_role` comes from the artifact's account."""
+    """One row a role with matrices of the plan. `bytes_by_role` comes from the artifact's account."""
     members: dict[str, list[str]] = {}
-    for name, tensor in compressed.items():
-        if isinstance(tensor, Quantized):
-            members.setdefault(str(roles[name]), []).append(name)
+    for name, tensor in parameters.items():
+        role = str(roles[name])
+        if is_matrix(tensor, role, passthrough_elements):
+            members.setdefault(role, []).append(name)
     rows = []
     for role, names in members.items():
         error = total = 0.0
         for name in names:
-            matrix = compressed[name]
-            assert isinstance(matrix, Quantized)
             weight = parameters[name].detach().to(torch.float32)
-            error += float((weight - matrix.dequantize().to(weight.device)).square().sum())
+            error += float((weight - dequantized(compressed[name]).to(weight.device)).square().sum())
             total += float(weight.square().sum())
-        grid = plan[role]
+        storage = plan[role]
         count = sum(parameters[name].numel() for name in names)
         relative = (error / total) ** 0.5 if total else 0.0
-        rows.append(RoleRow(role, grid.bits, grid.describe(), count, bytes_by_role[role], relative))
+        rows.append(RoleRow(role, storage.bits, storage.describe(), count, bytes_by_role[role], relative))
     return rows

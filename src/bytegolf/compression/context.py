@@ -10,14 +10,19 @@ with one adaptive histogram a class. A row's mean goes into the stream as one sm
 and the histograms are learned from the rows before, so no table is stored. Rows come in blocks that grow with
 what has been seen (a sixteenth of it), which keeps the arithmetic in whole arrays.
 
-The same object yields the estimated size (`code_bits`) and drives the coder, so the two cannot disagree.
+`ClusteredModel` is for matrices whose rows resemble one another, as those of embeddings do. It is told each
+row's cluster and learns every cluster's mean, sign included: an integer's class is then its expected
+magnitude in that cluster, and how much of it the cluster's mean explains.
+
+The same objects yield the estimated size (`code_bits`) and drive the coder, so the two cannot disagree.
 All arithmetic is on integers: floating-point logarithms differ between machines, and one different class
 would make a file unreadable.
 """
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +30,7 @@ import numpy.typing as npt
 from bytegolf.compression.grid import SCALE_MANTISSA_BITS
 
 Ints = npt.NDArray[np.int64]
+Classes = npt.NDArray[np.uint16]
 
 #: Fine levels an octave; levels are round(16 · log2 v).
 _FINE = 16
@@ -40,6 +46,14 @@ _ROW_BITS, _COLUMN_BITS = 12, 20
 #: Rows that the start value of a column stands for; observations a symbol that the start of a histogram
 #: stands for; counts an observation.
 _COLUMN_PRIOR, _HISTOGRAM_PRIOR, _COUNT = 4, 8, 16
+#: Most clusters, and the least rows for each on average, which bounds the memory of a decoder; rows of all
+#: clusters that the start value of one stands for.
+MOST_CLUSTERS, ROWS_PER_CLUSTER = 64, 64
+_CLUSTER_PRIOR = 4
+#: Shares, in 256ths, of the expected magnitude that a cluster's mean explains: borders between the classes
+#: and the share that the start histograms of each take.
+_SHARE_BORDERS = np.array([13, 26, 51, 90, 154, 205, 236], dtype=np.int64)
+_SHARES = (0, 19, 38, 70, 122, 180, 220, 246)
 #: A block of rows is at most this share (1/n) of the rows before it.
 _GROWTH = 16
 #: Integers in a block, which bounds the memory of a decoder.
@@ -79,23 +93,26 @@ def _row_scales() -> Ints:
 
 
 @functools.cache
-def _start_counts(limit: int) -> Ints:
+def _start_counts(limit: int, share: int = 0) -> Ints:
     """Histograms (K, S) before anything is seen: Gaussians of each class's mean magnitude.
 
-    variance = π/2 · magnitude² + 1/12, weight(x) = 2^(-x² · log2(e) / (2 · variance)), in fixed point.
+    With m = share / 256 of the magnitude explained: variance = π/2 · magnitude² · (1 - m²) + 1/12 about
+    m · magnitude, weight(x) = 2^(-(x - mean)² · log2(e) / (2 · variance)), in fixed point.
     """
-    squares_S = [x * x for x in range(-limit, limit + 1)]
     decay = [_power(24 * 32 - e, 32) for e in range(24 * 32)]
-    prior = _HISTOGRAM_PRIOR * len(squares_S) * _COUNT
+    symbols = 2 * limit + 1
+    prior = _HISTOGRAM_PRIOR * symbols * _COUNT
     rows = []
     for k in range(CLASSES):
         # magnitude² · 2^16 with a third of an octave taken as 21/64.
         octave, third = divmod(k, _CLASSES_PER_OCTAVE)
         square = _power(2 * 64 * (octave + _LOWEST_OCTAVE) + 2 * 21 * third, 64, bits=16)
-        variance = square * 15708 // 10000 + (1 << 16) // 12
-        exponents = [square_x * 7213 * 32 * (1 << 16) // (10000 * variance) for square_x in squares_S]
+        mean = math.isqrt(square) * share >> 8
+        variance = (square * 15708 // 10000 * (65536 - share * share) >> 16) + (1 << 16) // 12
+        squares_S = [(256 * x - mean) ** 2 for x in range(-limit, limit + 1)]
+        exponents = [square_x * 7213 * 32 // (10000 * variance) for square_x in squares_S]
         weights = [decay[e] if e < len(decay) else 0 for e in exponents]
-        total = sum(weights)
+        total = max(1, sum(weights))
         rows.append([1 + weight * prior // total for weight in weights])
     return np.array(rows, dtype=np.int64)
 
@@ -110,7 +127,11 @@ def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 class ContextModel:
-    """State of the model after the rows seen so far; coder and decoder step it alike."""
+    """State of the model after the rows seen so far; coder and decoder step it alike.
+
+    Facts are what is told of each row of a block before its integers, one array (R,) for each of `row_tables`,
+    under whose counts they are coded: here the row's code.
+    """
 
     def __init__(self, columns: int, limit: int) -> None:
         self.limit = limit
@@ -119,6 +140,11 @@ class ContextModel:
         self._column_sums_C = np.zeros(columns, dtype=np.int64)
         self._rows = 0
 
+    @property
+    def row_tables(self) -> tuple[Ints, ...]:
+        """The counts of each fact, in the order in which they are coded."""
+        return (self.row_counts,)
+
     def row_codes(self, block_RC: Ints) -> Ints:
         """The code (R,) of each row's mean magnitude."""
         columns = block_RC.shape[1]
@@ -126,27 +152,124 @@ class ContextModel:
         level_R = _level(np.maximum(mean_R, 1)) - (_ROW_BITS + _LOWEST_OCTAVE) * _FINE
         return np.clip((level_R + _ROW_STEP // 2) // _ROW_STEP, 0, ROW_CODES - 1)
 
-    def classes(self, codes_R: Ints) -> npt.NDArray[np.uint8]:
-        """The class (R, C) of each integer in the next block."""
-        relative_C = (self._column_sums_C + (_COLUMN_PRIOR << _COLUMN_BITS)) // (self._rows + _COLUMN_PRIOR)
-        level_C = _level(np.maximum(relative_C, 1)) - _COLUMN_BITS * _FINE
-        level_RC = codes_R[:, None].astype(np.int16) * _ROW_STEP + level_C.astype(np.int16)
-        class_RC = (level_RC * _CLASSES_PER_OCTAVE + _FINE // 2) // _FINE
-        return np.clip(class_RC, 0, CLASSES - 1).astype(np.uint8)
+    def classes(self, facts: Sequence[Ints]) -> tuple[Classes, None]:
+        """The class (R, C) of each integer in the next block; none of them changes its sign."""
+        level_C = _level(np.maximum(self.column_means(), 1)) - _COLUMN_BITS * _FINE
+        return _classes(facts[0], level_C.astype(np.int16)), None
 
-    def update(self, block_RC: Ints, codes_R: Ints, histogram_KS: Ints) -> None:
+    def column_means(self) -> Ints:
+        """The mean magnitude (C,) of each column relative to its rows, in units of 2^-20."""
+        return self.per_row(self._column_sums_C + (_COLUMN_PRIOR << _COLUMN_BITS))
+
+    def per_row(self, sums_C: Ints) -> Ints:
+        """Sums over the rows so far as means, the rows that start values stand for included."""
+        return sums_C // (self._rows + _COLUMN_PRIOR)
+
+    def update(self, block_RC: Ints, facts: Sequence[Ints], histogram_KS: Ints) -> None:
         """Learns from a block after it is coded. `histogram_KS` counts its integers by class."""
         self.counts_KS += histogram_KS * _COUNT
-        self.row_counts += np.bincount(codes_R, minlength=ROW_CODES) * _COUNT
-        self._column_sums_C += (np.abs(block_RC) * _row_scales()[codes_R][:, None]).sum(axis=0)
+        self.row_counts += np.bincount(facts[0], minlength=ROW_CODES) * _COUNT
+        self._column_sums_C += (np.abs(block_RC) * _row_scales()[facts[0]][:, None]).sum(axis=0)
         self._rows += len(block_RC)
 
-    def histogram(self, block_RC: Ints, classes_RC: npt.NDArray[np.uint8]) -> Ints:
-        """How often each integer occurs in each class: (K, S)."""
-        symbols = 2 * self.limit + 1
-        cells = classes_RC.astype(np.int32) * symbols + (block_RC + self.limit).astype(np.int32)
-        counts = np.bincount(cells.reshape(-1), minlength=CLASSES * symbols)
-        return counts.reshape(CLASSES, symbols)
+
+class ClusteredModel:
+    """The same for rows in clusters; the facts of a row are its cluster and its code.
+
+    Integers where the cluster's mean is negative are coded with their sign changed, so that one histogram
+    serves both signs.
+    """
+
+    def __init__(self, columns: int, limit: int, clusters: int) -> None:
+        self.limit = limit
+        self.counts_KS = np.concatenate([_start_counts(limit, share) for share in _SHARES])
+        self.cluster_counts = np.ones(clusters, dtype=np.int64)
+        self._all = ContextModel(columns, limit)
+        self._signed_C = np.zeros(columns, dtype=np.int64)
+        # Of each cluster: sums of relative integers, of their magnitudes, and rows.
+        self._signed_GC = np.zeros((clusters, columns), dtype=np.int64)
+        self._sizes_GC = np.zeros((clusters, columns), dtype=np.int64)
+        self._rows_G = np.zeros(clusters, dtype=np.int64)
+
+    @property
+    def row_tables(self) -> tuple[Ints, ...]:
+        """The counts of each fact, in the order in which they are coded."""
+        return self.cluster_counts, self._all.row_counts
+
+    def row_codes(self, block_RC: Ints) -> Ints:
+        """The code (R,) of each row's mean magnitude."""
+        return self._all.row_codes(block_RC)
+
+    def classes(self, facts: Sequence[Ints]) -> tuple[Classes, npt.NDArray[np.bool_]]:
+        """The class (R, C) of each integer in the next block, and whether its sign is changed."""
+        present_P, place_R = np.unique(facts[0], return_inverse=True)
+        weight_P1 = (self._rows_G[present_P] + _CLUSTER_PRIOR)[:, None]
+        size_C, signed_C = self._all.column_means(), self._all.per_row(self._signed_C)
+        size_PC = np.maximum((self._sizes_GC[present_P] + _CLUSTER_PRIOR * size_C) // weight_P1, 1)
+        signed_PC = (self._signed_GC[present_P] + _CLUSTER_PRIOR * signed_C) // weight_P1
+        level_PC = (_level(size_PC) - _COLUMN_BITS * _FINE).astype(np.int16)
+        share_PC = np.searchsorted(_SHARE_BORDERS, (np.abs(signed_PC) << 8) // size_PC, side="right")
+        offset_PC = (share_PC * CLASSES).astype(np.uint16)
+        return _classes(facts[1], level_PC[place_R]) + offset_PC[place_R], (signed_PC < 0)[place_R]
+
+    def update(self, block_RC: Ints, facts: Sequence[Ints], histogram_KS: Ints) -> None:
+        """Learns from a block after it is coded. `histogram_KS` counts its integers by class."""
+        self.counts_KS += histogram_KS * _COUNT
+        self.cluster_counts += np.bincount(facts[0], minlength=len(self.cluster_counts)) * _COUNT
+        order_R = np.argsort(facts[0], kind="stable")
+        present_P, first_P = np.unique(facts[0][order_R], return_index=True)
+        relative_RC = (block_RC * _row_scales()[facts[1]][:, None])[order_R]
+        signed_PC = np.add.reduceat(relative_RC, first_P, axis=0)
+        self._signed_GC[present_P] += signed_PC
+        self._signed_C += signed_PC.sum(axis=0)
+        self._sizes_GC[present_P] += np.add.reduceat(np.abs(relative_RC), first_P, axis=0)
+        self._rows_G += np.bincount(facts[0], minlength=len(self._rows_G))
+        self._all.update(block_RC, facts[1:], np.zeros_like(self._all.counts_KS))
+
+
+def clusters_allowed(rows: int) -> int:
+    """The most clusters that a matrix of so many rows may have."""
+    return max(1, min(MOST_CLUSTERS, rows // ROWS_PER_CLUSTER))
+
+
+def _classes(codes_R: Ints, level_RC: npt.NDArray[np.int16]) -> Classes:
+    """The class (R, C) from each row's code and the levels (C,) or (R, C) of what is relative to it."""
+    sum_RC = codes_R[:, None].astype(np.int16) * _ROW_STEP + level_RC
+    class_RC = (sum_RC * _CLASSES_PER_OCTAVE + _FINE // 2) // _FINE
+    return np.clip(class_RC, 0, CLASSES - 1).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Some rows as they are coded: `facts` with the counts of each, then `values_RC`, each integer under the
+    histogram of its class."""
+
+    facts: tuple[tuple[Ints, Ints], ...]
+    values_RC: Ints
+    classes_RC: Classes
+    histogram_KS: Ints
+
+
+def coded_blocks(
+    ints_RC: npt.NDArray[np.int8], model: ContextModel | ClusteredModel, clusters_R: Ints | None
+) -> Iterator[Block]:
+    """The integers in the order of the file. The model is stepped on after each block."""
+    for start, stop in row_blocks(*ints_RC.shape):
+        block_RC = ints_RC[start:stop].astype(np.int64)
+        codes_R = model.row_codes(block_RC)
+        facts = (codes_R,) if clusters_R is None else (clusters_R[start:stop], codes_R)
+        classes_RC, flipped_RC = model.classes(facts)
+        values_RC = block_RC if flipped_RC is None else np.where(flipped_RC, -block_RC, block_RC)
+        histogram_KS = histogram(values_RC, classes_RC, model.counts_KS.shape)
+        yield Block(tuple(zip(facts, model.row_tables, strict=True)), values_RC, classes_RC, histogram_KS)
+        model.update(block_RC, facts, histogram_KS)
+
+
+def histogram(values_RC: Ints, classes_RC: Classes, shape: tuple[int, ...]) -> Ints:
+    """How often each integer occurs in each class: (K, S)."""
+    classes, symbols = shape
+    cells = classes_RC.astype(np.int32) * symbols + (values_RC + symbols // 2).astype(np.int32)
+    return np.bincount(cells.reshape(-1), minlength=classes * symbols).reshape(classes, symbols)
 
 
 def scale_steps(scales_R: npt.NDArray[np.float16]) -> tuple[int, npt.NDArray[np.int8]] | None:
@@ -166,18 +289,18 @@ def scale_steps(scales_R: npt.NDArray[np.float16]) -> tuple[int, npt.NDArray[np.
     return centre, padded.reshape(-1, SCALE_ROW)
 
 
-def code_bits(ints_RC: npt.NDArray[np.int8], limit: int) -> float:
-    """Bits that coding the integers (R, C) within ±limit takes under this model."""
-    rows, columns = ints_RC.shape
-    model = ContextModel(columns, limit)
+def code_bits(ints_RC: npt.NDArray[np.int8], limit: int, clusters_R: Ints | None = None) -> float:
+    """Bits that coding the integers (R, C) within ±limit takes, with the rows in clusters if given."""
+    columns = ints_RC.shape[1]
+    if clusters_R is None:
+        model = ContextModel(columns, limit)
+    else:
+        model = ClusteredModel(columns, limit, int(clusters_R.max()) + 1)
     bits = 0.0
-    for start, stop in row_blocks(rows, columns):
-        block_RC = ints_RC[start:stop].astype(np.int64)
-        codes_R = model.row_codes(block_RC)
-        histogram_KS = model.histogram(block_RC, model.classes(codes_R))
-        bits += _cross_entropy(histogram_KS, model.counts_KS)
-        bits += _cross_entropy(np.bincount(codes_R, minlength=ROW_CODES), model.row_counts)
-        model.update(block_RC, codes_R, histogram_KS)
+    for block in coded_blocks(ints_RC, model, clusters_R):
+        bits += _cross_entropy(block.histogram_KS, model.counts_KS)
+        for values_R, counts in block.facts:
+            bits += _cross_entropy(np.bincount(values_R, minlength=len(counts)), counts)
     return bits
 
 

@@ -9,7 +9,9 @@ Since integers are entropy coded, bytes depend on the step relative to the row's
 levels: about 2.047 - log2(scale / standard deviation) bits a weight for Gaussian rows.
 """
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -81,7 +83,49 @@ class LeastSquares:
         return best_R
 
 
-Clip = AbsMax | StandardDeviations | LeastSquares
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """scale = quantile of |w| over the row / q, linear between order statistics.
+
+    0.9999984 is that of the first entries of the 16 MB challenge: in rows of a few hundred weights it lies
+    just below the largest. Their floor of 1/q on the scale, which leaves small rows with few levels or none,
+    is not taken over.
+    """
+
+    share: float = 0.9999984
+
+    def __post_init__(self) -> None:
+        _check_shares((self.share,))
+
+    def scale(self, weight_RC: Tensor, limit: int) -> Tensor:
+        """Storable scales (R,) in float32."""
+        return round_scale_up(_quantiles(weight_RC, (self.share,))[0] / limit)
+
+
+@dataclass(frozen=True, slots=True)
+class BestQuantile:
+    """Of the quantiles `shares`, the one with the least squared error: GPTQ-lite of the 16 MB challenge.
+
+    `best_of` "row" chooses for every row, as its description says; "matrix" takes one of them for the whole
+    matrix, as its code did.
+    """
+
+    shares: tuple[float, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+    best_of: Literal["row", "matrix"] = "row"
+
+    def __post_init__(self) -> None:
+        _check_shares(self.shares)
+
+    def scale(self, weight_RC: Tensor, limit: int) -> Tensor:
+        """Storable scales (R,) in float32."""
+        scale_QR = torch.stack([round_scale_up(q_R / limit) for q_R in _quantiles(weight_RC, self.shares)])
+        error_QR = torch.stack([_squared_error(weight_RC, scale_R, limit) for scale_R in scale_QR])
+        if self.best_of == "matrix":
+            error_QR = error_QR.sum(dim=1, keepdim=True).expand_as(scale_QR)
+        return scale_QR.gather(0, error_QR.argmin(dim=0, keepdim=True))[0]
+
+
+Clip = AbsMax | StandardDeviations | LeastSquares | Quantile | BestQuantile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,13 +175,14 @@ class Grid:
         """The largest integer of the grid."""
         return 2 ** (self.bits - 1) - 1
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """Whether a row's values depend on that row alone, so that matrices can be joined into one."""
+        return not (isinstance(self.clip, BestQuantile) and self.clip.best_of == "matrix")
+
     def quantize(self, weight_RC: Tensor) -> Quantized:
         """The nearest grid point of each weight. Raises `DivergedError` if a weight is not finite."""
-        weight_RC = weight_RC.detach().to(torch.float32)
-        if not bool(torch.isfinite(weight_RC).all()):
-            raise DivergedError(
-                "a weight matrix holds NaN or infinity and cannot be quantized; use an earlier checkpoint"
-            )
+        weight_RC = finite(weight_RC)
         scale_R = self.clip.scale(weight_RC, self.limit)
         ints_RC = _round_to_grid(weight_RC, scale_R, self.limit).to(torch.int8)
         return Quantized(ints_RC, scale_R.to(torch.float16), self.bits)
@@ -155,6 +200,10 @@ class Grid:
         # w - stop(w) is exactly zero, so unlike w + stop(grid - w) this adds no rounding of its own.
         return grid_RC + (weight_RC - detached_RC)
 
+    def steps(self, weight_RC: Tensor) -> Tensor:
+        """The distance (R, 1) between neighbouring values of each row's grid, float32."""
+        return self.clip.scale(weight_RC.detach().to(torch.float32), self.limit)[:, None]
+
     def describe(self) -> str:
         """A short name for tables, such as `6 bits, 12.85 std`."""
         match self.clip:
@@ -164,7 +213,21 @@ class Grid:
                 rule = f"{k:g} std"
             case LeastSquares():
                 rule = "least squares"
+            case Quantile(share):
+                rule = f"quantile {share:.7g}"
+            case BestQuantile(best_of=best_of):
+                rule = f"best quantile of each {best_of}"
         return f"{self.bits} bits, {rule}"
+
+
+def finite(weight_RC: Tensor) -> Tensor:
+    """The weights, detached, in float32. Raises `DivergedError` if one is not finite."""
+    weight_RC = weight_RC.detach().to(torch.float32)
+    if not bool(torch.isfinite(weight_RC).all()):
+        raise DivergedError(
+            "a weight matrix holds NaN or infinity and cannot be quantized; use an earlier checkpoint"
+        )
+    return weight_RC
 
 
 def round_scale(values: Tensor) -> Tensor:
@@ -193,3 +256,21 @@ def _round_to_grid(weight_RC: Tensor, scale_R: Tensor, limit: int) -> Tensor:
 def _squared_error(weight_RC: Tensor, scale_R: Tensor, limit: int) -> Tensor:
     grid_RC = _round_to_grid(weight_RC, scale_R, limit) * scale_R[:, None]
     return (weight_RC - grid_RC).square().sum(dim=1)
+
+
+def _quantiles(weight_RC: Tensor, shares: tuple[float, ...]) -> list[Tensor]:
+    """Quantiles (R,) of each row's magnitudes, from the few largest of them instead of a sorted matrix."""
+    places = [share * (weight_RC.shape[1] - 1) for share in shares]
+    least = math.floor(min(places))
+    top_RK = weight_RC.abs().topk(weight_RC.shape[1] - least, dim=1).values.flip(1)
+    quantiles = []
+    for place in places:
+        below = math.floor(place)
+        lower_R, upper_R = top_RK[:, below - least], top_RK[:, math.ceil(place) - least]
+        quantiles.append(lower_R + (place - below) * (upper_R - lower_R))
+    return quantiles
+
+
+def _check_shares(shares: tuple[float, ...]) -> None:
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"clip at quantiles {shares}; give one or more shares in (0, 1]")

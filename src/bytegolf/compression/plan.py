@@ -1,4 +1,4 @@
-"""One grid for each role: the least predicted loss that fits a budget of bytes.
+"""One grid, or other storage, for each role: the least predicted loss that fits a budget of bytes.
 
     predicted loss increase = Σ_tensor sensitivity · ‖W - quantized W‖²
     predicted bytes         = what the coder's model gives for integers and scales, and a constant a tensor
@@ -10,16 +10,21 @@ every pair (bytes, loss) that no other pair beats in both.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from bytegolf.compression.common_row import split_common_row
 from bytegolf.compression.context import SCALE_LIMIT, code_bits, scale_steps
-from bytegolf.compression.grid import Grid, Quantized
+from bytegolf.compression.grid import Quantized
+from bytegolf.compression.storage import Storage, Stored, dequantized
 from bytegolf.errors import RecipeError
 from bytegolf.model.roles import Role
+from bytegolf.tree import from_json, to_json
 
-Plan = dict[str, Grid]
+Plan = dict[str, Storage]
 
 #: Stream tags, word rounding, and the tensor's line in the compressed header.
 TENSOR_OVERHEAD_BYTES = 32
@@ -62,23 +67,49 @@ class _Cost:
     loss: float
 
 
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Plain data for a plan, by role."""
+    return {role: to_json(storage) for role, storage in plan.items()}
+
+
+def plan_from_json(data: Mapping[str, Any]) -> Plan:
+    """The plan of `plan_to_json`. Raises `RecipeError` if a storage cannot be read."""
+    return {role: from_json(Storage, storage, f"plan.{role}") for role, storage in data.items()}
+
+
 def is_matrix(tensor: Tensor, role: str, passthrough_elements: int) -> bool:
     """Whether a parameter goes on a grid: two dimensions, enough weights, and not of role scalar."""
     return tensor.dim() == 2 and tensor.numel() >= passthrough_elements and role != Role.SCALAR
 
 
-def estimate_bytes(matrix: Quantized) -> float:
-    """Bytes that a quantized matrix takes in an artifact, within 1 % from about 10 kB on."""
-    ints_RC = matrix.ints.detach().cpu().numpy()
-    scales_R = matrix.scales.detach().cpu().numpy()
-    limit = 2 ** (matrix.bits - 1) - 1
-    bits = code_bits(ints_RC, limit)
-    common = split_common_row(ints_RC, limit)
-    if common is not None:
-        bits = min(bits, code_bits(common.ints_RC, limit) + common.members_R.size)
-    split = scale_steps(scales_R)
-    bits += 16 * len(scales_R) if split is None else code_bits(split[1], SCALE_LIMIT)
+def estimate_bytes(stored: Stored) -> float:
+    """Bytes that a stored matrix takes in an artifact, within 1 % from about 10 kB on."""
+    bits = _integer_bits(stored) if isinstance(stored, Quantized) else _float_bits(stored)
     return bits / 8 + TENSOR_OVERHEAD_BYTES
+
+
+def _integer_bits(matrix: Quantized) -> float:
+    ints_RC = matrix.ints.detach().cpu().numpy()
+    scales = matrix.scales.detach().cpu().numpy().reshape(-1)
+    bits = code_bits(ints_RC, matrix.limit)
+    common = split_common_row(ints_RC, matrix.limit)
+    if common is not None:
+        bits = min(bits, code_bits(common.ints_RC, matrix.limit) + common.members_R.size)
+    if matrix.bits == 1:
+        bits = min(bits, float(ints_RC.size))
+    split = scale_steps(scales)
+    return bits + (16 * len(scales) if split is None else code_bits(split[1], SCALE_LIMIT))
+
+
+def _float_bits(values: Tensor) -> float:
+    """Entropy of each byte of a float by its place in it: what a byte-wise coder makes of shuffled floats."""
+    planes = values.detach().cpu().contiguous().view(torch.uint8).reshape(-1, values.element_size()).numpy()
+    bits = 0.0
+    for plane in planes.T:
+        counts = np.bincount(plane, minlength=256)
+        counts = counts[counts > 0]
+        bits -= float((counts * np.log2(counts / len(plane))).sum())
+    return bits
 
 
 def relative_sensitivities(tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -90,7 +121,7 @@ def relative_sensitivities(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 class GridCosts:
     """What each grid of `choices` costs each role: bytes, and predicted loss increase."""
 
-    choices: tuple[Grid, ...]
+    choices: tuple[Storage, ...]
     roles: dict[str, list[_Cost]]
 
 
@@ -98,7 +129,7 @@ def grid_costs(
     tensors: Mapping[str, Tensor],
     roles: Mapping[str, str],
     sensitivities: Mapping[str, float],
-    choices: Sequence[Grid],
+    choices: Sequence[Storage],
 ) -> GridCosts:
     """Every matrix on every grid: for large networks the slow part of fitting, needed once for any budget.
 
@@ -150,12 +181,12 @@ def fit(costs: GridCosts, *, budget_bytes: int, fixed_bytes: int) -> FittedPlan:
     )
 
 
-def _measure(tensor: Tensor, grid: Grid) -> _Measured:
+def _measure(tensor: Tensor, grid: Storage) -> _Measured:
     sampled = _sampled_rows(tensor)
     share = sampled.shape[0] / tensor.shape[0]
-    quantized = grid.quantize(sampled)
-    size = (estimate_bytes(quantized) - TENSOR_OVERHEAD_BYTES) / share + TENSOR_OVERHEAD_BYTES
-    error = float((sampled.detach().float() - quantized.dequantize()).square().sum())
+    stored = grid.quantize(sampled)
+    size = (estimate_bytes(stored) - TENSOR_OVERHEAD_BYTES) / share + TENSOR_OVERHEAD_BYTES
+    error = float((sampled.detach().float() - dequantized(stored)).square().sum())
     return _Measured(size, error / share)
 
 

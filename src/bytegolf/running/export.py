@@ -2,7 +2,8 @@
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from bytegolf.artifact.account import Account
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.compress import compress_model, role_rows
 from bytegolf.compression.plan import Plan, estimate_bytes, fit, grid_costs, is_matrix
+from bytegolf.compression.pruning import SingleSteps, fewest_that_fit, prune_smallest
 from bytegolf.compression.sensitivity import fisher_sensitivities
 from bytegolf.compression.spec import FitBytes, FixedBits
+from bytegolf.compression.storage import Stored
 from bytegolf.errors import BudgetError
 from bytegolf.files import atomic_write
 from bytegolf.model.roles import parameter_roles
@@ -129,21 +132,65 @@ def export(
 ) -> Exported:
     """Writes artifact.bg: with `seen_plan`, the grids that training saw, or with ones chosen now.
 
-    A fitted plan that is over budget once it is really coded is fitted again with the excess taken off.
-    Raises `BudgetError` if no plan fits; a fixed plan that is too large is written and said so by its size.
+    A fitted plan that is over budget once it is really coded is fitted again with the excess taken off; with
+    `prune_to_fit` either kind of plan stays, and integers are pruned. Raises `BudgetError` if nothing fits; a
+    fixed plan that is too large and not to be pruned is written and said so by its size.
     """
-    spec = recipe.compression
     parameters = {name: value.detach().float().cpu() for name, value in model.named_parameters()}
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
+    packer = _Packer(recipe, prepared, parameters, roles, training)
+    choice = functools.cache(lambda: PlanChoice(model, recipe, prepared))
+    best = _best(packer, choice, seen_plan)
+    path = folder / "artifact.bg"
+    atomic_write(path, best.data)
+    rows = role_rows(
+        parameters,
+        best.contents.tensors,
+        roles,
+        best.plan,
+        bytes_by_role=dict(best.account.parts),
+        passthrough_elements=recipe.compression.passthrough_elements,
+    )
+    sha256 = hashlib.sha256(best.data).hexdigest()
+    return Exported(path, best.account, sha256, best.plan, [asdict(row) for row in rows])
 
-    def packed(plan: Plan) -> _Packed:
-        compressed = compress_model(parameters, roles, plan, passthrough_elements=spec.passthrough_elements)
-        contents = Contents(to_json(recipe), prepared.tokenizer.to_bytes(), compressed, roles, training)
+
+@dataclass(frozen=True)
+class _Packer:
+    """Makes artifacts of one trained model."""
+
+    recipe: Recipe
+    prepared: Prepared
+    parameters: dict[str, Tensor]
+    roles: dict[str, str]
+    training: dict[str, Any]
+
+    def packed(self, plan: Plan) -> _Packed:
+        spec = self.recipe.compression
+        tensors = compress_model(
+            self.parameters,
+            self.roles,
+            plan,
+            passthrough_elements=spec.passthrough_elements,
+            prune=spec.prune,
+        )
+        return self.coded(plan, tensors)
+
+    def coded(self, plan: Plan, tensors: dict[str, Stored]) -> _Packed:
+        tokenizer = self.prepared.tokenizer.to_bytes()
+        contents = Contents(to_json(self.recipe), tokenizer, tensors, self.roles, self.training)
         return _Packed(plan, contents, *pack(contents))
 
-    choice = functools.cache(lambda: PlanChoice(model, recipe, prepared))
-    best = packed(choice().plan() if seen_plan is None else seen_plan)
-    if isinstance(spec.plan, FitBytes) and spec.budget_bytes is not None:
+
+def _best(packer: _Packer, choice: Callable[[], PlanChoice], seen_plan: Plan | None) -> _Packed:
+    """The artifact with the plan that training saw, or a fitted one, brought within the budget."""
+    spec = packer.recipe.compression
+    best = packer.packed(choice().plan() if seen_plan is None else seen_plan)
+    if spec.budget_bytes is None:
+        return best
+    if spec.prune_to_fit and best.size > spec.budget_bytes:
+        return _pruned_to_fit(packer, best, spec.budget_bytes)
+    if isinstance(spec.plan, FitBytes):
         # Sizes were predicted; now that one is known, the prediction's error is taken off the next.
         margin, tries = 0.0, 0
         while best.size > spec.budget_bytes or (seen_plan is None and tries == 0):
@@ -152,37 +199,34 @@ def export(
             plan = choice().plan(margin=margin)
             if plan == best.plan:
                 continue
-            other = packed(plan)
+            other = packer.packed(plan)
             if best.size > spec.budget_bytes or best.size < other.size <= spec.budget_bytes:
                 best = other
-    path = folder / "artifact.bg"
-    atomic_write(path, best.data)
-    plan, contents, account = best.plan, best.contents, best.account
-    bytes_by_role = dict(account.parts)
-    rows = role_rows(parameters, contents.tensors, roles, plan, bytes_by_role=bytes_by_role)
-    return Exported(
-        path,
-        account,
-        hashlib.sha256(best.data).hexdigest(),
-        plan,
-        [
-            {
-                "role": row.role,
-                "bits": row.bits,
-                "clip": row.clip,
-                "parameters": row.parameters,
-                "bytes": row.bytes,
-                "relative_error": row.relative_error,
-            }
-            for row in rows
-        ],
-    )
+    return best
+
+
+def _pruned_to_fit(packer: _Packer, over: _Packed, budget: int) -> _Packed:
+    """The artifact with as few integers ±1 at zero as bring it to its budget."""
+    steps = SingleSteps(packer.parameters, over.contents.tensors)
+    without = functools.cache(lambda count: packer.coded(over.plan, steps.without(count)))
+    count = fewest_that_fit(lambda n: without(n).size, len(steps), size=over.size, budget=budget)
+    if count is None:
+        least = without(len(steps)).size
+        raise BudgetError(
+            f"compression.budget_bytes={budget:,} is missed by {least - budget:,} bytes even with every "
+            "integer ±1 pruned; choose coarser grids (then: bytegolf compress FOLDER)"
+        )
+    return without(count)
 
 
 def _matrices(parameters: dict[str, Tensor], roles: dict[str, str], recipe: Recipe) -> dict[str, Tensor]:
-    """Those parameters that go on grids."""
-    least = recipe.compression.passthrough_elements
-    return {name: value for name, value in parameters.items() if is_matrix(value, roles[name], least)}
+    """Those parameters that go on grids, without the weights that are pruned before."""
+    spec = recipe.compression
+    return {
+        name: prune_smallest(value, spec.prune)
+        for name, value in parameters.items()
+        if is_matrix(value, roles[name], spec.passthrough_elements)
+    }
 
 
 def _fixed_bytes(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from bytegolf.artifact.container import Contents, pack
-from bytegolf.compression.grid import Grid
 from bytegolf.compression.plan import TENSOR_OVERHEAD_BYTES, Plan, estimate_bytes, is_matrix
 from bytegolf.compression.spec import FixedBits
+from bytegolf.compression.storage import Storage
 from bytegolf.model.roles import Role, parameter_roles
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
@@ -29,7 +29,7 @@ class RolePlan:
     """One role's matrices in the artifact."""
 
     role: str
-    grid: Grid
+    grid: Storage
     parameters: int
     bytes: int
 
@@ -103,7 +103,7 @@ def _roles(shapes: dict[str, list[tuple[int, int]]], plan: Plan) -> tuple[RolePl
     )
 
 
-def gaussian_bytes(shape: tuple[int, int], grid: Grid) -> float:
+def gaussian_bytes(shape: tuple[int, int], grid: Storage) -> float:
     """Coded bytes of a Gaussian matrix (rows, columns) on a grid."""
     rows, columns = shape
     sampled = min(rows, _SAMPLED_ROWS)
@@ -111,6 +111,6 @@ def gaussian_bytes(shape: tuple[int, int], grid: Grid) -> float:
 
 
 @functools.cache
-def _coded(rows: int, columns: int, grid: Grid) -> float:
+def _coded(rows: int, columns: int, grid: Storage) -> float:
     weight_RC = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) / columns**0.5
     return estimate_bytes(grid.quantize(weight_RC)) - TENSOR_OVERHEAD_BYTES

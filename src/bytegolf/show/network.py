@@ -177,7 +177,7 @@ def _memory(recipe: Recipe, model: LanguageModel, device: torch.device) -> dict[
     memory = {"weights": total * element, "gradients": total * element, "optimizer": state * element}
     if spec.average is not None:
         memory["average"] = total * element
-    if recipe.compression.quantization_aware_from is not None:
+    if recipe.compression.quantization_aware_from is not None or recipe.compression.noise is not None:
         memory["quantized weights"] = matrices * element
     memory["activations"] = _activations(recipe, device, dtype)
     return memory

@@ -1,0 +1,21 @@
+"""What may stand in a plan for a role: the ways in which its matrices are stored.
+
+Each of them has `quantize`, which gives what the file holds, `fake_quantize`, the same values with a
+straight-through gradient, `steps`, how far apart neighbouring values are, and `describe`.
+"""
+
+import torch
+from torch import Tensor
+
+from bytegolf.compression.floats import Float8, Float16
+from bytegolf.compression.grid import Grid, Quantized
+from bytegolf.compression.ternary import Binary, Ternary
+
+Storage = Grid | Ternary | Binary | Float16 | Float8
+#: A tensor as the artifact holds it.
+Stored = Quantized | Tensor
+
+
+def dequantized(stored: Stored) -> Tensor:
+    """The float32 values that a stored tensor stands for."""
+    return stored.dequantize() if isinstance(stored, Quantized) else stored.to(torch.float32)
