@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from bytegolf.compression.grid import Grid
-from bytegolf.compression.plan import Plan
-from bytegolf.compression.quantization_aware import QuantizationAware
+from bytegolf.compression.plan import Plan, plan_from_json, plan_to_json
+from bytegolf.compression.stages import SeenGrids
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
@@ -27,7 +26,6 @@ from bytegolf.running.progress import Display
 from bytegolf.running.wake import wake
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.shards import Prepared
-from bytegolf.training.averaging import MovingAverage
 from bytegolf.training.budget import Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
@@ -95,7 +93,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
     prepared = open_data(recipe, folder, ranks, display)
     awake.join()
     recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
-    trainer, quantization = build_trainer(recipe, prepared, folder, ranks)
+    trainer, seen = build_trainer(recipe, prepared, folder, ranks)
     try:
         refuse_hopeless_budget(trainer.model, recipe, prepared)
         if resume:
@@ -109,7 +107,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
         trainer.run()
     finally:
         trainer.record.close()
-    trained = _trained(recipe, prepared, trainer, quantization, first_step)
+    trained = _trained(recipe, prepared, trainer, seen.plan, first_step)
     display.say(
         f"trained  {trainer.step} steps, {trainer.tokens:,} tokens in {trained.training['seconds']:.0f} s "
         f"({trained.training['tokens_per_second']:,.0f} tokens/s)"
@@ -121,7 +119,7 @@ def _trained(
     recipe: Recipe,
     prepared: Prepared,
     trainer: Trainer,
-    quantization: QuantizationAware | None,
+    seen_plan: Plan | None,
     first_step_seconds: float | None,
 ) -> Trained:
     """The averaged weights of a trainer, where there are any, in a network of their own."""
@@ -142,13 +140,13 @@ def _trained(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seed": recipe.training.seed,
     }
-    return Trained(recipe, prepared, model, quantization.plan if quantization else None, training)
+    return Trained(recipe, prepared, model, seen_plan, training)
 
 
 def build_trainer(
     recipe: Recipe, prepared: Prepared, folder: Path, ranks: Ranks
-) -> tuple[Trainer, QuantizationAware | None]:
-    """The trainer of a recipe whose vocabulary is known, and its quantization-aware stage, if it has one."""
+) -> tuple[Trainer, SeenGrids]:
+    """The trainer of a recipe whose vocabulary is known, and what that training sees of its grids."""
     spec = recipe.training
     torch.manual_seed(spec.seed)
     model = recipe.model.build().to(ranks.device)
@@ -164,35 +162,30 @@ def build_trainer(
         rank=ranks.rank,
         world=ranks.world,
     )
-    quantization = None
-    if recipe.compression.quantization_aware_from is not None:
-        quantization = QuantizationAware(
-            model,
-            recipe.compression.quantization_aware_from,
-            lambda: _same_plan(model, recipe, prepared, ranks),
-            recipe.compression.passthrough_elements,
-        )
+    seen = SeenGrids(
+        model, recipe.compression, lambda: _same_plan(model, recipe, prepared, ranks), seed=spec.seed
+    )
     trainer = Trainer(
         model=model,
         batches=batches,
         spec=spec,
         optimizers=OptimizerGroup(model, spec.optimizers, ranks, precision=model.compute_dtype),
         ranks=ranks,
-        stages=Stages([] if quantization is None else [quantization]),
-        average=None if spec.average is None else MovingAverage(model, spec.average.decay),
+        stages=Stages(seen.stages),
+        average=None if spec.average is None else spec.average.build(model),
         record=Record(folder / "metrics.jsonl" if ranks.leads else None),
         checkpoints=Checkpoints(folder / "checkpoint"),
         stopwatch=Stopwatch(),
         validate=lambda: _validate(model, recipe, prepared) if ranks.leads else (0.0, 0.0),
     )
-    return trainer, quantization
+    return trainer, seen
 
 
 def _same_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Plan:
     """The lead's choice of grids, on every rank: sums on GPUs may differ in their last bits."""
     chosen = early_plan(model, recipe, prepared) if ranks.leads else {}
-    message = ranks.from_lead(json.dumps({role: to_json(grid) for role, grid in chosen.items()}))
-    return {role: from_json(Grid, grid) for role, grid in json.loads(message).items()}
+    message = ranks.from_lead(json.dumps(plan_to_json(chosen)))
+    return plan_from_json(json.loads(message))
 
 
 def finish(trained: Trained, folder: Path, device: torch.device, display: Display) -> dict[str, Any]:

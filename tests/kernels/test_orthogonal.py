@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytegolf.kernels.orthogonal import CLASSIC, POLAR_EXPRESS, Coefficients, orthogonalize
+from bytegolf.kernels.orthogonal import CLASSIC, POLAR_EXPRESS, Coefficients, classic, orthogonalize
 
 BOTH = pytest.mark.parametrize("coefficients", [CLASSIC, POLAR_EXPRESS], ids=["classic", "polar express"])
 
@@ -60,6 +60,14 @@ def test_four_of_the_five_polar_triples_are_not_settled() -> None:
     values = torch.linalg.svdvals(x)
     assert float(values.min()) < 0.6
     assert float(values.max()) > 1.4
+
+
+def test_three_classic_steps_already_end_near_one() -> None:
+    x = orthogonalize(gaussian(1, 128, 512), classic(3), dtype=torch.float64)[0]
+    values = torch.linalg.svdvals(x)
+    assert float(values.min()) > 0.65
+    assert float(values.max()) < 1.25
+    assert classic(5) == CLASSIC
 
 
 @BOTH

@@ -78,7 +78,7 @@ def test_the_schedule_follows_the_share_of_the_seconds() -> None:
     toy = trainer(changed(budget=Budget(seconds=10.0)), clock=clock)
     reports = stepping(toy, clock, 1.0)
     finished(toy)
-    expected = [TRAINING.schedule.multiplier(step / 10) for step in range(10)]
+    expected = [TRAINING.schedule.multiplier(step / 10, 0.0) for step in range(10)]
     assert [report.multiplier for report in reports] == pytest.approx(expected)
     assert [report.share for report in reports] == pytest.approx([(step + 1) / 10 for step in range(10)])
 

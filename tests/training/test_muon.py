@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.kernels.orthogonal import CLASSIC, POLAR_EXPRESS, orthogonalize
+from bytegolf.kernels.orthogonal import POLAR_EXPRESS, classic, orthogonalize
 from bytegolf.training.muon import Muon, MuonOptimizer
 from bytegolf.training.ranks import Ranks
 
@@ -54,7 +54,7 @@ def by_definition(spec: Muon, steps: int) -> list[Tensor]:
             u = g + mu * b
             if spec.equalize_rows:
                 u = torch.stack([row / max(float(row.norm()), 1e-7) for row in u])
-            coefficients = CLASSIC if spec.coefficients == "classic" else POLAR_EXPRESS
+            coefficients = classic(spec.steps) if spec.coefficients == "classic" else POLAR_EXPRESS
             o = orthogonalize(u[None], coefficients, dtype=torch.float64)[0]
             rate = spec.learning_rate
             w = (1 - rate * spec.weight_decay) * w - rate * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * o
@@ -70,8 +70,9 @@ def by_definition(spec: Muon, steps: int) -> list[Tensor]:
         Muon(0.1, momentum=0.9, momentum_start=0.5, momentum_steps=3),
         Muon(0.1, weight_decay=0.5),
         Muon(0.1, coefficients="polar_express", equalize_rows=True),
+        Muon(0.1, equalize_rows=True, steps=3),
     ],
-    ids=["defaults", "steady", "rising momentum", "decay", "polar, equal rows"],
+    ids=["defaults", "steady", "rising momentum", "decay", "polar, equal rows", "NeoMuon"],
 )
 def test_batched_equals_its_definition_matrix_by_matrix(spec: Muon) -> None:
     for ours, expected in zip(run(spec, 5), by_definition(spec, 5), strict=True):
@@ -154,6 +155,22 @@ def test_rows_are_made_equal_before_orthogonalization() -> None:
     assert float((results[False, "plain"] - results[False, "louder"]).abs().max()) > 0.1
 
 
+def test_rows_of_equal_root_mean_square_are_rows_of_equal_length() -> None:
+    """NeoMuon's own words: the factor √C between the two is lost in the division by the whole norm."""
+    u = torch.randn(3, 8, 5, dtype=torch.float64)
+    by_length = u / u.norm(dim=-1, keepdim=True)
+    by_mean_square = u / u.square().mean(dim=-1, keepdim=True).sqrt()
+    ours, theirs = (
+        orthogonalize(value, classic(3), dtype=torch.float64) for value in (by_length, by_mean_square)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_one_process_has_nothing_to_share() -> None:
+    for plain, sharded in zip(run(Muon(0.1), 3), run(Muon(0.1, sharded=True), 3), strict=True):
+        assert torch.equal(plain, sharded)
+
+
 def test_momentum_rises_linearly_and_stays() -> None:
     spec = Muon(momentum=0.95, momentum_start=0.85, momentum_steps=500)
     assert spec.momentum_at(0) == 0.85
@@ -192,6 +209,9 @@ def test_vectors_are_refused() -> None:
         ({"momentum_start": -0.1}, "momentum_start=-0.1"),
         ({"momentum_steps": -1}, "momentum_steps=-1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 4, "coefficients": "polar_express"}, "steps=4 .*whose 5 triples only settle together"),
+        ({"steps": 6, "coefficients": "polar_express"}, "steps=6 .*give 5 steps"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(values: dict[str, float], message: str) -> None:

@@ -16,7 +16,7 @@ from bytegolf.model.stack import Block
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.store import TokenStore
 from bytegolf.tokens.tokenizer import ByteTokenizer
-from bytegolf.training.averaging import Average, MovingAverage
+from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget, Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import Adam, OptimizerGroup, Optimizers
@@ -118,7 +118,7 @@ def trainer(
         optimizers=OptimizerGroup(model, spec.optimizers, ranks, precision=dtype),
         ranks=ranks,
         stages=Stages(stages(model)),
-        average=None if spec.average is None else MovingAverage(model, spec.average.decay),
+        average=None if spec.average is None else spec.average.build(model),
         record=Record(folder / "metrics.jsonl" if leads and folder is not None else None),
         checkpoints=None if folder is None else Checkpoints(folder / "checkpoint"),
         stopwatch=Stopwatch() if clock is None else Stopwatch(clock=clock),

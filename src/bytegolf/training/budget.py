@@ -1,5 +1,6 @@
 """Budgets of seconds, tokens and steps: the first one reached ends the training."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,23 @@ class Budget:
         """The share of the budget that is used, 0 to 1 and beyond: the largest over the limits."""
         pairs = ((seconds, self.seconds), (tokens, self.tokens), (steps, self.steps))
         return max(used / limit for used, limit in pairs if limit is not None)
+
+    def total_steps(self, tokens_per_step: int) -> float | None:
+        """How many steps the budget holds; None if seconds limit it, since machines differ."""
+        if self.seconds is not None:
+            return None
+        return self.steps_left(0.0, 0, 0, tokens_per_step)
+
+    def steps_left(self, seconds: float, tokens: int, steps: int, tokens_per_step: int) -> float:
+        """How many more steps fit, not rounded; of time, at the mean duration of the steps so far."""
+        left = [math.inf]
+        if self.seconds is not None and seconds > 0:
+            left.append(steps * (self.seconds - seconds) / seconds)
+        if self.tokens is not None:
+            left.append((self.tokens - tokens) / tokens_per_step)
+        if self.steps is not None:
+            left.append(self.steps - steps)
+        return min(left)
 
     def allows(
         self, seconds: float, tokens: int, steps: int, *, next_seconds: float, next_tokens: int

@@ -14,7 +14,7 @@ from torch import Tensor
 from bytegolf.errors import BudgetError, CheckpointError, DivergedError
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.batches import Batch, PackedBatches
-from bytegolf.training.averaging import MovingAverage
+from bytegolf.training.averaging import Averaging
 from bytegolf.training.budget import Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
@@ -53,7 +53,7 @@ class Trainer:
     optimizers: OptimizerGroup
     ranks: Ranks
     stages: Stages
-    average: MovingAverage | None
+    average: Averaging | None
     record: Record
     checkpoints: Checkpoints | None
     stopwatch: Stopwatch
@@ -98,7 +98,8 @@ class Trainer:
                 for name in self.stages.enter_due(share):
                     self.record.write("stage", step=self.step, seconds=seconds, name=name)
                 self.stopwatch.start()
-                progress = self._one_step(next(batches), share)
+                left = budget.steps_left(*usage, spec.tokens_per_step)
+                progress = self._one_step(next(batches), spec.schedule.multiplier(share, left))
                 self._sync()
                 self._report(progress)
         self.stopwatch.pause()
@@ -109,20 +110,15 @@ class Trainer:
             )
         self._save()
 
-    def _one_step(self, batch: Batch, share: float) -> Progress:
+    def _one_step(self, batch: Batch, multiplier: float) -> Progress:
         nats = self._accumulate_gradients(batch)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
         totals = torch.stack([nats, torch.full_like(nats, batch.bytes)])
-        self.ranks.sum_([*gradients, totals])
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.spec.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.clip, norm)
-        multiplier = self.spec.schedule.multiplier(share)
+        self.optimizers.reduce_gradients(totals, self.spec.clip)
         self.optimizers.step(multiplier)
+        norm = self.optimizers.gradient_norm()
         self.model.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update()
+            self.average.update(multiplier)
         self.stages.after_update()
         self.step += 1
         self.tokens += self.spec.tokens_per_step
@@ -243,8 +239,11 @@ class Trainer:
 
     def _save(self) -> None:
         self.stopwatch.pause()
-        if self.checkpoints is not None and self.ranks.leads:
-            self.checkpoints.save(self.step, self.state_dict())
+        if self.checkpoints is not None:
+            # Every rank takes part: the optimizers' state may be spread over all of them.
+            state = self.state_dict()
+            if self.ranks.leads:
+                self.checkpoints.save(self.step, state)
         self.ranks.barrier()
 
     def _sync(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.kernels.orthogonal import CLASSIC, POLAR_EXPRESS, orthogonalize
+from bytegolf.kernels.orthogonal import POLAR_EXPRESS, Coefficients, classic, orthogonalize
 from bytegolf.training.ranks import Ranks
 
 
@@ -21,8 +21,11 @@ class Muon:
     """Settings of Muon.
 
     momentum rises linearly from momentum_start over the first momentum_steps steps. weight_decay is
-    decoupled: W ← W (1 − lr · decay). coefficients: which Newton-Schulz constants. equalize_rows scales
-    each row of the update to length 1 before orthogonalization (MuonEq-R, arXiv 2603.28254).
+    decoupled: W ← W (1 − lr · decay). coefficients, steps: which Newton-Schulz constants, how often.
+    equalize_rows scales each row of the update to length 1 before orthogonalization (MuonEq-R,
+    arXiv 2603.28254); with steps=3 it is NeoMuon (16 MB challenge, PR 640). sharded: each rank sums the
+    gradients of its own matrices only and keeps only their momentum (see `sharded_muon.py`); a single
+    process has nothing to share.
     """
 
     learning_rate: float = 0.04
@@ -32,6 +35,8 @@ class Muon:
     weight_decay: float = 0.0
     coefficients: Literal["classic", "polar_express"] = "classic"
     equalize_rows: bool = False
+    steps: int = 5
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -44,6 +49,18 @@ class Muon:
             raise RecipeError(f"momentum_steps={self.momentum_steps}; give 0 or more steps")
         if self.weight_decay < 0:
             raise RecipeError(f"weight_decay={self.weight_decay}; give 0 or more")
+        if self.steps < 1:
+            raise RecipeError(f"steps={self.steps}; give 1 or more Newton-Schulz iterations")
+        if self.coefficients == "polar_express" and self.steps != len(POLAR_EXPRESS):
+            raise RecipeError(
+                f"steps={self.steps} with coefficients='polar_express', whose {len(POLAR_EXPRESS)} triples "
+                f"only settle together; give {len(POLAR_EXPRESS)} steps, or coefficients='classic'"
+            )
+
+    @property
+    def triples(self) -> Coefficients:
+        """The constants of each Newton-Schulz iteration."""
+        return POLAR_EXPRESS if self.coefficients == "polar_express" else classic(self.steps)
 
     def momentum_at(self, step: int) -> float:
         """The momentum of step `step`, counted from 0."""
@@ -68,7 +85,6 @@ class MuonOptimizer(torch.optim.Optimizer):
             )
         super().__init__(parameters, {"lr": spec.learning_rate, "steps": 0})
         self.spec, self.ranks, self.dtype = spec, ranks, dtype
-        self.coefficients = CLASSIC if spec.coefficients == "classic" else POLAR_EXPRESS
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -80,11 +96,9 @@ class MuonOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
-            for shape, parameters in by_shape.items():
-                update = self._orthogonal_update(parameters, momentum)
-                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                torch._foreach_mul_(parameters, 1.0 - group["lr"] * self.spec.weight_decay)
-                torch._foreach_add_(parameters, list(update.unbind()), alpha=-rate)
+            for parameters in by_shape.values():
+                directions = list(self._orthogonal_update(parameters, momentum).unbind())
+                apply_update(parameters, directions, group["lr"], self.spec)
 
     def _orthogonal_update(self, parameters: list[Tensor], momentum: float) -> Tensor:
         """Advances the momentum of parameters of one shape; their orthogonalized updates (M, R, C)."""
@@ -100,8 +114,19 @@ class MuonOptimizer(torch.optim.Optimizer):
         updates = [g.add(b, alpha=momentum) for g, b in zip(gradients[mine], buffers[mine], strict=True)]
         # Every rank must contribute equally many matrices to the exchange.
         updates += [torch.zeros_like(gradients[0])] * (share - len(updates))
-        u_MRC = torch.stack(updates)
-        if self.spec.equalize_rows:
-            u_MRC = u_MRC / u_MRC.norm(dim=-1, keepdim=True).clamp_min(1e-7)
-        u_MRC = orthogonalize(u_MRC, self.coefficients, dtype=self.dtype)
-        return self.ranks.gather(u_MRC)[: len(parameters)]
+        o_MRC = orthogonal_direction(torch.stack(updates), self.spec, self.dtype)
+        return self.ranks.gather(o_MRC)[: len(parameters)]
+
+
+def orthogonal_direction(u_MRC: Tensor, spec: Muon, dtype: torch.dtype) -> Tensor:
+    """The Nesterov updates of M matrices, rows equalized if asked, orthogonalized in `dtype`."""
+    if spec.equalize_rows:
+        u_MRC = u_MRC / u_MRC.norm(dim=-1, keepdim=True).clamp_min(1e-7)
+    return orthogonalize(u_MRC, spec.triples, dtype=dtype)
+
+
+def apply_update(parameters: list[Tensor], directions: list[Tensor], rate: float, spec: Muon) -> None:
+    """Decays the parameters, all of one shape (R, C), and moves them against their orthogonal directions."""
+    rows, columns = parameters[0].shape
+    torch._foreach_mul_(parameters, 1.0 - rate * spec.weight_decay)
+    torch._foreach_add_(parameters, directions, alpha=-rate * max(1.0, rows / columns) ** 0.5)

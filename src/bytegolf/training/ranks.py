@@ -28,6 +28,36 @@ def chosen_device(name: str, index: int = 0) -> torch.device:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """A tensor that is still on its way between the ranks."""
+
+    result: Tensor
+    work: dist.Work | None = None
+    #: What is being sent; it must outlive the journey.
+    source: Tensor | None = None
+
+    def wait(self) -> Tensor:
+        """The tensor, arrived. On a GPU only what is queued from now on waits, not this process."""
+        if self.work is not None:
+            self.work.wait()
+        return self.result
+
+
+class PendingSum:
+    """Sums over all ranks that are still on their way to the tensors they belong to."""
+
+    def __init__(self, sums: list[tuple[list[Tensor], Pending]]) -> None:
+        self._sums = sums
+
+    def wait(self) -> None:
+        """Writes the sums into the tensors; a second call does nothing."""
+        for tensors, pending in self._sums:
+            parts = pending.wait().split([tensor.numel() for tensor in tensors])
+            torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+        self._sums = []
+
+
+@dataclass(frozen=True)
 class Ranks:
     """This process among all: `rank` of `world`, computing on `device`."""
 
@@ -60,16 +90,31 @@ class Ranks:
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Sums each tensor over all ranks, in place; tensors travel together in one message per type."""
+        self.start_sum(tensors).wait()
+
+    def start_sum(self, tensors: Iterable[Tensor]) -> PendingSum:
+        """Like `sum_`, but returns at once: the tensors hold the sums after `wait`."""
         if self.world == 1:
-            return
+            return PendingSum([])
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
             by_type.setdefault(tensor.dtype, []).append(tensor)
+        sums = []
         for group in by_type.values():
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
-            dist.all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in group])
-            torch._foreach_copy_(group, [p.view_as(t) for p, t in zip(parts, group, strict=True)])
+            sums.append((group, Pending(flat, dist.all_reduce(flat, async_op=True))))
+        return PendingSum(sums)
+
+    def start_sum_of_part(self, whole: Tensor) -> Pending:
+        """The sum over all ranks of this rank's part of `whole` (world · P, ...), in rank order: (P, ...).
+
+        `whole` must not change until the part has arrived.
+        """
+        if self.world == 1:
+            return Pending(whole)
+        part = whole.new_empty(whole.shape[0] // self.world, *whole.shape[1:])
+        # The forms over lists: those over single tensors changed their names within the supported versions.
+        return Pending(part, dist.reduce_scatter(part, list(whole.chunk(self.world)), async_op=True), whole)
 
     def lead_and_any(self, value: float, flag: bool) -> tuple[float, bool]:
         """The lead's `value`, and whether any rank raised its `flag`; the same answer on every rank."""
@@ -91,11 +136,15 @@ class Ranks:
 
     def gather(self, part: Tensor) -> Tensor:
         """Every rank's `part` (P, ...), stacked along the first dimension in rank order: (world · P, ...)."""
+        return self.start_gather(part).wait()
+
+    def start_gather(self, part: Tensor) -> Pending:
+        """Like `gather`, but returns at once. `part` must not change until the whole has arrived."""
         if self.world == 1:
-            return part
+            return Pending(part)
+        part = part.contiguous()
         whole = part.new_empty(self.world * part.shape[0], *part.shape[1:])
-        dist.all_gather(list(whole.chunk(self.world)), part.contiguous())
-        return whole
+        return Pending(whole, dist.all_gather(list(whole.chunk(self.world)), part, async_op=True), part)
 
     def barrier(self) -> None:
         """Waits until every rank is here."""

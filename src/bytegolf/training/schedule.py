@@ -10,7 +10,7 @@ class Schedule:
     """Linear rise over the first `warmup` of the budget, then 1, then a linear fall over the last `warmdown`.
 
     The fall ends at 0 but never goes below `floor`. All three are shares (0 to 1); where rise and fall
-    overlap, the smaller of the two counts.
+    overlap, the smaller of the two counts. warmdown=1 falls from the first step on.
     """
 
     warmup: float = 0.0
@@ -22,12 +22,86 @@ class Schedule:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise RecipeError(f"schedule.{name}={getattr(self, name)} is outside 0..1")
 
-    def multiplier(self, progress: float) -> float:
-        """The factor at `progress` (0 to 1; beyond counts as 1)."""
+    def multiplier(self, progress: float, steps_left: float) -> float:
+        """The factor at `progress` (0 to 1; beyond counts as 1), however many steps are left."""
         progress = min(max(progress, 0.0), 1.0)
         falling = min(1.0, (1.0 - progress) / self.warmdown) if self.warmdown else 1.0
-        factor = max(falling, self.floor)
-        if progress < self.warmup:
-            # Half a percent keeps the very first step from being lost.
-            return min(factor, max(progress / self.warmup, 0.005))
-        return factor
+        return _risen(max(falling, self.floor), progress, self.warmup)
+
+    @property
+    def lowest(self) -> float:
+        """What the factor falls to."""
+        return self.floor if self.warmdown else 1.0
+
+    def falls_below(self, multiplier: float, steps: float | None) -> float:
+        """The progress at which the factor falls past `multiplier` (0 to 1) for good, whatever `steps`.
+
+        Raises `RecipeError` if it never does.
+        """
+        if self.lowest >= multiplier:
+            raise _never(multiplier, self.lowest)
+        return max(0.0, 1.0 - multiplier * self.warmdown)
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """Like `Schedule`, but the fall takes the last `warmdown` steps (the challenge's `warmdown_iters`).
+
+    Under a budget of seconds the number of steps left is projected: what remains of the time over the mean
+    time of a step so far. More steps than there are fall from below 1 on.
+    """
+
+    warmdown: int = 1200
+    warmup: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmdown < 1:
+            raise RecipeError(f"schedule.warmdown={self.warmdown}; give 1 step or more")
+        for name in ("warmup", "floor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise RecipeError(f"schedule.{name}={getattr(self, name)} is outside 0..1")
+
+    def multiplier(self, progress: float, steps_left: float) -> float:
+        """The factor at `progress` (0 to 1; beyond counts as 1), before the first of `steps_left` steps."""
+        progress = min(max(progress, 0.0), 1.0)
+        falling = min(1.0, max(steps_left, 0.0) / self.warmdown)
+        return _risen(max(falling, self.floor), progress, self.warmup)
+
+    @property
+    def lowest(self) -> float:
+        """What the factor falls to."""
+        return self.floor
+
+    def falls_below(self, multiplier: float, steps: float | None) -> float:
+        """The progress at which the factor falls past `multiplier` (0 to 1), in a run of `steps` steps.
+
+        Raises `RecipeError` if it never does, or if the number of steps is not known in advance (None).
+        """
+        if self.lowest >= multiplier:
+            raise _never(multiplier, self.lowest)
+        if steps is None:
+            raise RecipeError(
+                f"schedule.warmdown={self.warmdown} counts steps, and how many fit into its seconds is not "
+                f"known in advance, nor when the learning rate falls below {multiplier:g}; take the type "
+                "Schedule, or a budget of steps or tokens alone"
+            )
+        return max(0.0, 1.0 - multiplier * self.warmdown / steps)
+
+
+#: What a recipe can choose.
+RateSchedule = Schedule | StepSchedule
+
+
+def _risen(factor: float, progress: float, warmup: float) -> float:
+    if progress < warmup:
+        # Half a percent keeps the very first step from being lost.
+        return min(factor, max(progress / warmup, 0.005))
+    return factor
+
+
+def _never(multiplier: float, lowest: float) -> RecipeError:
+    return RecipeError(
+        f"the learning rate never falls below {multiplier:g} of its full value, only to {lowest:g}; "
+        "lower schedule.floor, set schedule.warmdown, or name a higher share"
+    )

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bytegolf.errors import RecipeError
-from bytegolf.training.averaging import Average
+from bytegolf.training.averaging import Average, StochasticAverage, WeightAverage
 from bytegolf.training.budget import Budget
 from bytegolf.training.groups import Optimizers
-from bytegolf.training.schedule import Schedule
+from bytegolf.training.schedule import RateSchedule, Schedule
 
 Precision = Literal["auto", "float64", "float32", "bfloat16"]
 
@@ -18,7 +18,7 @@ class Training:
 
     A step takes `rows` rows of `length` tokens, over all ranks; each forward pass takes at most
     `forward_rows` of them (gradients accumulate over the passes). clip: bound of the global gradient
-    norm. average: moving average of the weights, which is what gets compressed. precision: of the
+    norm. average: which average of the weights, if any, is what gets compressed. precision: of the
     forward pass; weights and optimizer state are float32 (float64 for "float64"); auto takes bfloat16
     where the machine multiplies it fast. compile: auto compiles on GPUs. validate_at: shares of the
     budget at which validation runs. checkpoint_seconds: how often a checkpoint is written.
@@ -29,9 +29,9 @@ class Training:
     length: int = 1024
     forward_rows: int = 64
     optimizers: Optimizers = Optimizers()
-    schedule: Schedule = Schedule()
+    schedule: RateSchedule = Schedule()
     clip: float | None = None
-    average: Average | None = Average()
+    average: WeightAverage | None = Average()
     seed: int = 1
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -46,9 +46,22 @@ class Training:
             raise RecipeError(f"training.clip={self.clip}; give a positive bound, or None for no clipping")
         if any(not 0.0 < share < 1.0 for share in self.validate_at):
             raise RecipeError(f"training.validate_at={self.validate_at}; give shares between 0 and 1")
+        if isinstance(self.average, StochasticAverage) and self.schedule.lowest >= self.average.below:
+            raise RecipeError(
+                f"training.average.below={self.average.below}, but the learning rate only falls to "
+                f"{self.schedule.lowest:g}: nothing would be averaged; raise it, or lower schedule.floor"
+            )
         self.budget.check(self.tokens_per_step)
 
     @property
     def tokens_per_step(self) -> int:
         """Target tokens of one step over all ranks."""
         return self.rows * self.length
+
+    def progress_below(self, multiplier: float) -> float:
+        """The share of the budget from which the learning rates are less than `multiplier` times their own.
+
+        For stages that are meant to begin late in the fall, such as quantization-aware training. Raises
+        `RecipeError` if that never happens or cannot be known in advance.
+        """
+        return self.schedule.falls_below(multiplier, self.budget.total_steps(self.tokens_per_step))

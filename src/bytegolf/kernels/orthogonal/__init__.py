@@ -1,5 +1,11 @@
 """The nearest semi-orthogonal matrix, approximately: Newton-Schulz iterations on batches of matrices."""
 
-from bytegolf.kernels.orthogonal.reference import CLASSIC, POLAR_EXPRESS, Coefficients, orthogonalize
+from bytegolf.kernels.orthogonal.reference import (
+    CLASSIC,
+    POLAR_EXPRESS,
+    Coefficients,
+    classic,
+    orthogonalize,
+)
 
-__all__ = ["CLASSIC", "POLAR_EXPRESS", "Coefficients", "orthogonalize"]
+__all__ = ["CLASSIC", "POLAR_EXPRESS", "Coefficients", "classic", "orthogonalize"]

@@ -11,7 +11,15 @@ from torch import Tensor
 #: One (a, b, c) per iteration: X ← a X + (b A + c A²) X with A = X Xᵀ.
 Coefficients = tuple[tuple[float, float, float], ...]
 
-CLASSIC: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
+_CLASSIC_TRIPLE = (3.4445, -4.7750, 2.0315)
+
+
+def classic(steps: int) -> Coefficients:
+    """The classic triple, `steps` times. Any number serves: each iteration is the same."""
+    return (_CLASSIC_TRIPLE,) * steps
+
+
+CLASSIC: Coefficients = classic(5)
 
 # The triples belong together in this order: the first ones inflate small singular values, the last
 # ones settle. Dropping the last leaves singular values in 0.42..1.58 instead of 0.86..1.14.
