@@ -1,6 +1,5 @@
 """Every component, in networks that hold every pair of them. A new one is one new line here."""
 
-import dataclasses
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +7,15 @@ from typing import Any
 import torch
 
 from bytegolf.model.attention import Attention
-from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.bigram import BigramSum, BigramXor
+from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
+from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import Mlp, SquaredMlp, SwiGlu
+from bytegolf.model.rotary import NtkAware, Yarn
+from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import LanguageModel, Model
-from bytegolf.model.stack import Block, Mixer
+from bytegolf.model.stack import Block
+from bytegolf.model.value_embedding import ValueEmbedding
 
 WIDTH = 12
 VOCABULARY = 19
@@ -20,20 +24,39 @@ VOCABULARY = 19
 def pairwise(axes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """Rows of option names, one option of each axis a row, so that every pair of options shares a row.
 
-    Greedy over the full product: the row with the most pairs not yet seen comes next.
+    Greedy: of rows grown from some of the pairs not yet seen, the one that holds most of those comes next.
     """
-    rows = [dict(zip(axes, names, strict=True)) for names in itertools.product(*axes.values())]
-    missing = {pair for row in rows for pair in _pairs(row)}
+    missing = {
+        frozenset(((first, a), (second, b)))
+        for first, second in itertools.combinations(axes, 2)
+        for a, b in itertools.product(axes[first], axes[second])
+    } or {frozenset(((axis, name),)) for axis in axes for name in axes[axis]}
     chosen = []
     while missing:
-        best = max(rows, key=lambda row: len(missing & _pairs(row)))
-        chosen.append(best)
-        missing -= _pairs(best)
+        waiting = sorted(missing, key=sorted)
+        starts = waiting[:: max(1, len(waiting) // 16)]
+        best = max((_grown(dict(start), axes, missing) for start in starts), key=lambda found: found[0])
+        chosen.append({axis: best[1][axis] for axis in axes})
+        missing -= {
+            frozenset(pair) for size in (1, 2) for pair in itertools.combinations(best[1].items(), size)
+        }
     return chosen
 
 
-def _pairs(row: dict[str, str]) -> set[tuple[tuple[str, str], ...]]:
-    return set(itertools.combinations(sorted(row.items()), 2)) or {tuple(row.items())}
+def _grown(
+    row: dict[str, str], axes: Mapping[str, Mapping[str, Any]], missing: set[frozenset[tuple[str, str]]]
+) -> tuple[int, dict[str, str]]:
+    """A row with all axes, each option chosen for the missing pairs it makes, and how many those are."""
+    count = 1
+    for axis in axes:
+        if axis not in row:
+            gains = {
+                name: sum(frozenset(((axis, name), other)) in missing for other in row.items())
+                for name in axes[axis]
+            }
+            row[axis] = max(gains, key=lambda name: gains[name])
+            count += gains[row[axis]]
+    return count, row
 
 
 #: Changes to one plain attention layer.
@@ -44,49 +67,83 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {
         "multi-query": {"heads": 3, "key_value_heads": 1},
     },
     "window": {"all": {}, "window 3": {"window": 3}},
-    "rotary": {"all": {}, "partial": {"rotary_dimensions": 2, "rotary_base": 100.0}},
-    "head width": {"own": {"head_width": 6}, "narrow": {"head_width": 4}},
+    "rotary": {
+        "all": {},
+        "partial": {"rotary_dimensions": 2, "rotary_base": 100.0},
+        "NTK": {"rotary_scaling": NtkAware(train_length=8), "rotary_base": 100.0},
+        "YaRN": {"rotary_scaling": Yarn(factor=3.0)},
+    },
+    "head width": {"wide": {"head_width": 8}, "narrow": {"head_width": 4}},
     "gain": {"1.5": {}, "4": {"query_gain": 4.0}},
-}
-
-MIXERS: dict[str, Mixer] = {
-    " ".join(row.values()): Attention(
-        **{name: value for axis, option in row.items() for name, value in ATTENTION[axis][option].items()}
-    )
-    for row in pairwise(ATTENTION)
+    "values": {"own": {}, "and shared ones": {"shared_values": True}},
+    "reading": {"plain": {}, "exclusive": {"exclusive": True}, "differential": {"differential": 0.5}},
+    "ending": {"as read": {}, "normalized": {"norm_output": True}},
 }
 
 MLPS: dict[str, Mlp] = {
     "relu²": SquaredMlp(hidden=20),
-    "leaky relu²": SquaredMlp(hidden=14, slope=0.5),
+    "leaky relu², normalized": SquaredMlp(hidden=14, slope=0.5, norm_output=True),
     "SwiGLU": SwiGlu(hidden=10),
+}
+
+EMBEDDINGS: dict[str, TiedEmbedding | FactoredEmbedding] = {
+    "tied": TiedEmbedding(deviation=0.3),
+    "tied, biased": TiedEmbedding(deviation=0.3, bias=True, spectrum=0.5),
+    "factored, biased": FactoredEmbedding(inner=7, deviation=0.3, bias=True),
 }
 
 #: Changes to the whole network.
 NETWORK: dict[str, dict[str, dict[str, Any]]] = {
-    "skips": {"skips": {"skips": True}, "no skips": {"skips": False}},
-    "cap": {"cap": {"soft_cap": 6.0}, "no cap": {"soft_cap": None}},
+    "embedding": {name: {"embedding": spec} for name, spec in EMBEDDINGS.items()},
+    "bigram": {
+        "": {},
+        "bigram sum": {"bigram": BigramSum(buckets=31, width=5)},
+        "bigram xor": {"bigram": BigramXor(buckets=13, width=6, scale=0.5)},
+    },
+    "smear": {
+        "": {},
+        "smear before norm": {"smear": SmearMix(start=-1.0, place="before_norm")},
+        "smear after norm": {"smear": SmearMix()},
+        "smear gate": {"smear": SmearGate(channels=5)},
+    },
+    "skips": {
+        "skips": {"skips": True},
+        "gated skips": {"skips": "gated"},
+        "no skips": {"skips": False},
+    },
+    "order": {"once": {}, "middle thrice": {"loop": Loop(1, 1, 3)}, "two twice": {"loop": Loop(0, 1, 2)}},
+    "norms": {"plain norms": {}, "scaled norms": {"scaled_norms": True, "residual_mix": "phase"}},
+    "cap": {
+        "cap": {"soft_cap": 6.0},
+        "no cap": {"soft_cap": None},
+        "polynomial cap": {"soft_cap": 6.0, "cap_form": "polynomial"},
+    },
 }
 
 #: The plain layer that stands between two of the chosen kind, so that unlike layers meet.
 PLAIN = Block(Attention(heads=2, key_value_heads=1), SquaredMlp(hidden=16))
 
 
+AXES: dict[str, Mapping[str, Any]] = {**ATTENTION, "mlp": MLPS, **NETWORK}
+
+
+def _changes(axes: Mapping[str, Mapping[str, dict[str, Any]]], row: dict[str, str]) -> dict[str, Any]:
+    return {name: value for axis in axes for name, value in axes[axis][row[axis]].items()}
+
+
 def _network(row: dict[str, str]) -> Model:
-    block = Block(MIXERS[row["mixer"]], MLPS[row["mlp"]])
-    changes = {name: value for axis in NETWORK for name, value in NETWORK[axis][row[axis]].items()}
-    model = Model(
+    mixer = Attention(**_changes(ATTENTION, row))
+    block = Block(mixer, MLPS[row["mlp"]])
+    return Model(
         width=WIDTH,
         layers=(block, PLAIN, block),
-        embedding=TiedEmbedding(deviation=0.3),
         vocabulary=VOCABULARY,
+        value_embedding=ValueEmbedding(width=5) if mixer.shared_values else None,
+        **_changes(NETWORK, row),
     )
-    return dataclasses.replace(model, **changes)
 
 
-SPECS: dict[str, Model] = {
-    ", ".join(row.values()): _network(row) for row in pairwise({"mixer": MIXERS, "mlp": MLPS, **NETWORK})
-}
+SPECS: dict[str, Model] = {", ".join(filter(None, row.values())): _network(row) for row in pairwise(AXES)}
 
 
 def build(spec: Model, dtype: torch.dtype = torch.float64, seed: int = 0) -> LanguageModel:
@@ -104,6 +161,8 @@ def build(spec: Model, dtype: torch.dtype = torch.float64, seed: int = 0) -> Lan
             else:
                 parameter.add_(0.4 * noise)
     model.compute_dtype = dtype
+    # Longer than some were trained for, so that what acts only then acts.
+    model.fit_rows(40)
     return model.double() if dtype == torch.float64 else model
 
 

@@ -97,6 +97,7 @@ def test_a_window_bounds_how_far_an_id_reaches(dtype: torch.dtype) -> None:
             layers=(spec.layers[0],) * 2,
             embedding=spec.embedding,
             skips=spec.skips,
+            value_embedding=spec.value_embedding,
             vocabulary=VOCABULARY,
         )
         model = build(only, dtype)

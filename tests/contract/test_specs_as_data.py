@@ -9,13 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specs import ATTENTION, MLPS, NETWORK, SPECS, WIDTH, pairwise
+from specs import AXES, SPECS, WIDTH, pairwise
 
 from bytegolf.compression.spec import Compression
 from bytegolf.errors import BytegolfError, RecipeError
 from bytegolf.model.attention import Attention
+from bytegolf.model.bigram import BigramXor
+from bytegolf.model.embedding import FactoredEmbedding
 from bytegolf.model.mlp import SwiGlu
 from bytegolf.model.roles import Component, Role, parameter_roles
+from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.training.averaging import Average
@@ -120,6 +123,11 @@ def model_data() -> Any:
         (("layers", 1, "mlp", "slope"), 0.5, "layers.1.mlp.slope is unknown"),
         (("embedding", "deviation"), -1.0, "embedding: deviation=-1.0"),
         (("embedding",), [], "embedding is"),
+        (("embedding", "type"), "Untied", "embedding has type 'Untied'; allowed: TiedEmbedding, Factored"),
+        (("smear",), {"type": "SmearGate", "channels": 0}, "smear: channels=0"),
+        (("smear",), {"type": "SmearMix", "place": "norm"}, "smear.place is 'norm'"),
+        (("bigram",), {"type": "BigramXor", "scale": 0.0}, "bigram: scale=0.0"),
+        (("value_embedding",), {"width": 4}, "no layer has shared_values"),
     ],
 )
 def test_a_bad_tree_is_refused_by_its_dotted_path(place: tuple[Any, ...], value: Any, named: str) -> None:
@@ -162,8 +170,27 @@ def test_every_parameter_has_a_role_and_counts_add_up(spec: Model) -> None:
 def expected_counts(spec: Model) -> dict[Role, int]:
     """By the definitions in the specs' own words, not by looking at modules."""
     counts = dict.fromkeys(Role, 0)
-    counts[Role.EMBEDDING] = spec.vocabulary * WIDTH
-    counts[Role.SCALAR] = WIDTH * (len(spec.layers) // 2) * spec.skips
+    factored = isinstance(spec.embedding, FactoredEmbedding)
+    inner = spec.embedding.inner if isinstance(spec.embedding, FactoredEmbedding) else WIDTH
+    counts[Role.EMBEDDING] = spec.vocabulary * inner
+    counts[Role.EMBEDDING_PROJECTION] = 2 * WIDTH * inner * factored
+    places = len(spec.layers)
+    if spec.loop is not None:
+        places += (spec.loop.passes - 1) * (spec.loop.last - spec.loop.first + 1)
+    counts[Role.SCALAR] = WIDTH * (places // 2) * {False: 0, True: 1, "gated": 2}[spec.skips]
+    counts[Role.SCALAR] += spec.vocabulary * spec.embedding.bias
+    if spec.bigram is not None:
+        counts[Role.BIGRAM] = spec.bigram.buckets * spec.bigram.width
+        counts[Role.EMBEDDING_PROJECTION] += spec.bigram.width * WIDTH
+        counts[Role.SCALAR] += isinstance(spec.bigram, BigramXor)
+    if spec.smear is not None:
+        counts[Role.SCALAR] += WIDTH if isinstance(spec.smear, SmearMix) else spec.smear.channels + 1
+    if spec.value_embedding is not None:
+        mixer, columns = spec.layers[0].mixer, spec.value_embedding.width
+        counts[Role.VALUE_EMBEDDING] = spec.vocabulary * columns
+        counts[Role.EMBEDDING_PROJECTION] += columns * mixer.key_value_heads * mixer.head_width
+        # One scale, and a factor each of the two layers that take it.
+        counts[Role.SCALAR] += 3
     for block in spec.layers:
         mixer, mlp = block.mixer, block.mlp
         head = mixer.head_width or WIDTH // mixer.heads
@@ -173,7 +200,7 @@ def expected_counts(spec: Model) -> dict[Role, int]:
         counts[Role.ATTENTION_OUT] += WIDTH * mixer.heads * head
         counts[Role.MLP_UP] += WIDTH * mlp.hidden * (2 if isinstance(mlp, SwiGlu) else 1)
         counts[Role.MLP_DOWN] += WIDTH * mlp.hidden
-        counts[Role.SCALAR] += 4 * WIDTH + mixer.heads
+        counts[Role.SCALAR] += 4 * WIDTH + mixer.heads + (mixer.differential is not None)
     return {role: count for role, count in counts.items() if count}
 
 
@@ -191,22 +218,23 @@ def test_a_parameter_of_a_plain_module_fails() -> None:
         parameter_roles(model)
 
 
-@pytest.mark.parametrize("axes", [ATTENTION, {"mlp": MLPS, **NETWORK}], ids=["attention", "network"])
-def test_specs_hold_every_pair_of_options(axes: dict[str, dict[str, Any]]) -> None:
-    rows = pairwise(axes)
-    for first in axes:
-        for second in axes:
+def test_specs_hold_every_pair_of_options() -> None:
+    rows = pairwise(AXES)
+    assert len(rows) == len(SPECS)
+    for first in AXES:
+        for second in AXES:
             if first != second:
                 seen = {(row[first], row[second]) for row in rows}
-                assert seen == {(a, b) for a in axes[first] for b in axes[second]}
+                assert seen == {(a, b) for a in AXES[first] for b in AXES[second]}
 
 
-def test_specs_hold_every_mixer_with_every_other_component() -> None:
-    blocks = {(spec.layers[0].mixer, spec.layers[0].mlp) for spec in SPECS.values()}
-    mixers = {mixer for mixer, _ in blocks}
-    assert len(mixers) >= 6
-    assert blocks == {(mixer, mlp) for mixer in mixers for mlp in MLPS.values()}
-    assert {(spec.layers[0].mixer, spec.skips) for spec in SPECS.values()} == {
-        (mixer, skips) for mixer in mixers for skips in (True, False)
-    }
+def test_specs_are_what_their_names_say() -> None:
+    mixers = {spec.layers[0].mixer for spec in SPECS.values()}
+    assert len(mixers) >= 12
     assert all(isinstance(mixer, Attention) for mixer in mixers)
+    assert {(spec.layers[0].mixer.differential, spec.skips) for spec in SPECS.values()} == {
+        (start, skips) for start in (None, 0.5) for skips in (True, "gated", False)
+    }
+    assert {(spec.layers[0].mixer.shared_values, type(spec.smear)) for spec in SPECS.values()} == {
+        (shared, smear) for shared in (True, False) for smear in (type(None), SmearMix, SmearGate)
+    }

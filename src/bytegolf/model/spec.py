@@ -18,6 +18,7 @@ from bytegolf.kernels.capped_loss import (
     soft_cap,
 )
 from bytegolf.kernels.rms_norm import rms_norm
+from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import Bigram
 from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
 from bytegolf.model.initialization import start_orthogonal
@@ -73,7 +74,7 @@ class Model:
         self._check_shared_values()
 
     def _check_shared_values(self) -> None:
-        widths = sorted({layer.mixer.value_width(self.width) for layer in self._with_shared_values()})
+        widths = sorted({mixer.value_width(self.width) for mixer in self._with_shared_values()})
         if bool(widths) != (self.value_embedding is not None):
             missing = "value_embedding is None" if widths else "no layer has shared_values"
             raise RecipeError(f"{missing}; a value embedding needs both, it and layers that take it")
@@ -83,13 +84,14 @@ class Model:
                 "give them the same key_value_heads and head_width"
             )
 
-    def _with_shared_values(self) -> list[Block]:
-        return [layer for layer in self.layers if layer.mixer.shared_values]
+    def _with_shared_values(self) -> list[Attention]:
+        mixers = [layer.mixer for layer in self.layers]
+        return [mixer for mixer in mixers if isinstance(mixer, Attention) and mixer.shared_values]
 
     @property
     def value_width(self) -> int:
         """Channels of the values that a value embedding is added to; there is one."""
-        return self._with_shared_values()[0].mixer.value_width(self.width)
+        return self._with_shared_values()[0].value_width(self.width)
 
     def build(self) -> "LanguageModel":
         """The network with fresh weights, drawn from torch's generator, float32 on the CPU."""
