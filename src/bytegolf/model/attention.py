@@ -30,7 +30,7 @@ class Attention:
     the learned factor on each query head (after normalization and rotation). rotary_scaling: what becomes of
     positions in longer rows; None leaves them. exclusive: the token's own value is removed from what a head
     reads. differential: start value of the learned factor λ on the second of two half-wide attentions, 0.5 as
-    published; None for one attention. norm_output: heads together are normalized before the last projection.
+    published; None for one attention. norm_output: what all heads read together is normalized.
     shared_values: the model's value embedding is added to the values, with a learned factor from 1.
     """
 
@@ -120,10 +120,13 @@ class AttentionLayer(Component):
             q_BTNh, k_BTMh, v_BTMh = (as_half_heads(part, groups) for part in (q_BTHK, k_BTGK, v_BTGK))
             y_BTNh = self._read(q_BTNh, k_BTMh, v_BTMh, for_half_heads(gain_H, groups), stream)
             y_BTHK = sum_and_difference(y_BTNh, self.lambda_1, groups)
+        if self.spec.norm_output:
+            # Before a token's own value is removed: where it saw only itself, rounding alone is then left,
+            # and normalized, that would be as large as what others read.
+            y_BTHK = rms_norm(y_BTHK.flatten(2)).view_as(y_BTHK)
         if self.spec.exclusive:
             y_BTHK = without_own_value(y_BTHK, v_BTGK)
-        y_BTX = y_BTHK.flatten(2)
-        return self.out(rms_norm(y_BTX) if self.spec.norm_output else y_BTX)
+        return self.out(y_BTHK.flatten(2))
 
     def _read(self, q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, gain_H: Tensor, stream: Stream) -> Tensor:
         """What each head reads from the visible tokens, (B, T, H, K); keys and values of T tokens come in."""
