@@ -148,10 +148,19 @@ class Trainer:
                 part[rows].to(self.ranks.device, non_blocking=True)
                 for part in (batch.ids_BT, batch.targets_BT)
             )
-            nats = self.model.losses(ids, targets, batch.starts_BT[rows]).sum()
-            (nats / self.spec.tokens_per_step).backward()
+            nats, objective = self._objective(ids, targets, batch.starts_BT[rows])
+            (objective / self.spec.tokens_per_step).backward()
             total += nats.detach()
         return total
+
+    def _objective(self, ids: Tensor, targets: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of nats, which is what gets reported, and what is minimized."""
+        if not self.spec.z_loss:
+            nats = self.model.losses(ids, targets, starts).sum()
+            return nats, nats
+        nats_BT, penalty_BT = self.model.losses_and_penalties(ids, targets, starts, z_loss=self.spec.z_loss)
+        nats = nats_BT.sum()
+        return nats, nats + penalty_BT.sum()
 
     def warm_up(self) -> None:
         """Runs one forward and backward pass that changes nothing; code is compiled on the way."""

@@ -21,7 +21,9 @@ class Training:
     norm. average: which average of the weights, if any, is what gets compressed. precision: of the
     forward pass; weights and optimizer state are float32 (float64 for "float64"); auto takes bfloat16
     where the machine multiplies it fast. compile: auto compiles on GPUs. validate_at: shares of the
-    budget at which validation runs. checkpoint_seconds: how often a checkpoint is written.
+    budget at which validation runs. checkpoint_seconds: how often a checkpoint is written. z_loss: weight of
+    the squared logarithm of the softmax's denominator, minimized beside the nats and part of no score; 0.0001
+    is usual.
     """
 
     budget: Budget
@@ -37,6 +39,7 @@ class Training:
     compile: Literal["auto", "on", "off"] = "auto"
     validate_at: tuple[float, ...] = (0.25, 0.5, 0.75)
     checkpoint_seconds: float = 60.0
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rows", "length", "forward_rows"):
@@ -44,6 +47,8 @@ class Training:
                 raise RecipeError(f"training.{name}={getattr(self, name)}; give a positive number")
         if self.clip is not None and self.clip <= 0:
             raise RecipeError(f"training.clip={self.clip}; give a positive bound, or None for no clipping")
+        if self.z_loss < 0:
+            raise RecipeError(f"training.z_loss={self.z_loss}; give 0 for none, or a weight such as 0.0001")
         if any(not 0.0 < share < 1.0 for share in self.validate_at):
             raise RecipeError(f"training.validate_at={self.validate_at}; give shares between 0 and 1")
         if isinstance(self.average, StochasticAverage) and self.schedule.lowest >= self.average.below:
