@@ -38,8 +38,7 @@ class Memory:
 
         While `place_1` is set, (B, capacity, ...): what lies after that place is finite, and no part of it.
         """
-        if self.turn:
-            key = f"{key}, turn {self.turn}"
+        key = self._key(key)
         kept = self.tensors.get(key)
         if self.capacity is None:
             kept = value_BTX if kept is None else torch.cat([kept, value_BTX], dim=1)
@@ -60,6 +59,7 @@ class Memory:
 
         Zero where nothing was read before. It does not know of documents: see `Stream.earlier`.
         """
+        key = self._key(key)
         newest_B1X = value_BTX[:, -1:]
         # `position` already counts these tokens; with `place_1` set, something has always been read before.
         first = self.place_1 is None and self.position == value_BTX.shape[1]
@@ -71,6 +71,9 @@ class Memory:
         else:
             self.tensors[key] = newest_B1X.clone()
         return shifted_BTX
+
+    def _key(self, key: str) -> str:
+        return f"{key}, turn {self.turn}" if self.turn else key
 
     def restart(self) -> None:
         """Forgets all tokens; the room stays taken, at the same addresses."""
