@@ -69,11 +69,14 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {
     "window": {"all": {}, "window 3": {"window": 3}},
     "rotary": {
         "all": {},
-        "partial": {"rotary_dimensions": 2, "rotary_base": 100.0},
-        "NTK": {"rotary_scaling": NtkAware(train_length=8), "rotary_base": 100.0},
+        "partial NTK": {
+            "rotary_dimensions": 4,
+            "rotary_base": 100.0,
+            "rotary_scaling": NtkAware(train_length=8),
+        },
         "YaRN": {"rotary_scaling": Yarn(factor=3.0)},
     },
-    "head width": {"wide": {"head_width": 8}, "narrow": {"head_width": 4}},
+    "head width": {"wide": {"head_width": 12}, "narrow": {"head_width": 8}},
     "gain": {"1.5": {}, "4": {"query_gain": 4.0}},
     "values": {"own": {}, "and shared ones": {"shared_values": True}},
     "reading": {"plain": {}, "exclusive": {"exclusive": True}, "differential": {"differential": 0.5}},
