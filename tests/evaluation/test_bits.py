@@ -16,6 +16,7 @@ from bytegolf.evaluation.windows import Chunked, PerDocument, Sliding, WindowPla
 from bytegolf.model.attention import Attention
 from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.rotary import NtkAware
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
 from bytegolf.model.stream import Stream
@@ -167,6 +168,21 @@ def test_passes_stay_within_their_bound() -> None:
     # The head works for what counts, not for all that the windows read again.
     assert sum(heads) == len(ids) - 1
     assert sum(sizes) > 3 * sum(heads)
+
+
+def test_the_model_is_fitted_to_the_windows_and_then_to_training_again() -> None:
+    rotary = NtkAware(train_length=8)
+    layer = Block(Attention(2, 1, rotary_scaling=rotary), SquaredMlp(8))
+    model = dataclasses.replace(MODEL.spec, layers=(layer,) * 2).build().double()
+    model.load_state_dict(MODEL.state_dict())
+    model.compute_dtype = torch.float64
+    ids, starts = token_stream(TOKENIZER, TEXTS)
+    for length, same in ((8, True), (24, False)):
+        ours, plain = (score(m, TOKENIZER, ids, starts, Chunked(length)).nats_N for m in (model, MODEL))
+        assert np.allclose(ours, plain, rtol=0, atol=1e-10) == same
+    inputs = torch.from_numpy(ids[None, :40])
+    flags = torch.from_numpy(np.isin(np.arange(40), starts)[None])
+    torch.testing.assert_close(*(m.log_probabilities(inputs, flags) for m in (model, MODEL)))
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])

@@ -13,7 +13,7 @@ import torch
 from bytegolf.errors import TextError
 from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.legality import Session, Track
-from bytegolf.evaluation.passes import Watch, score_windows, silent
+from bytegolf.evaluation.passes import Watch, fitted, score_windows, silent
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.tokenizer import Tokenizer
@@ -88,9 +88,10 @@ def score(
     plan = plan if adaptation is None else adaptation.plan(plan)
     session = Session(tokenizer, ids, starts, track)
     windows = plan.windows(starts, session.targets)
-    score_session(
-        model, session, windows, adaptation=adaptation, tokens_per_pass=tokens_per_pass, watch=watch
-    )
+    with fitted(model, plan.length):
+        score_session(
+            model, session, windows, adaptation=adaptation, tokens_per_pass=tokens_per_pass, watch=watch
+        )
     name = plan.name if adaptation is None else f"{plan.name}, adaptive"
     ledger = session.close()
     return Score(name, ledger.nats, ledger.bytes, time.perf_counter() - began)

@@ -24,7 +24,7 @@ from bytegolf.evaluation.adaptation import Adaptation, DocumentLora
 from bytegolf.evaluation.adaptation.sgd import ChunkLearning
 from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
-from bytegolf.evaluation.passes import Watch, score_windows, silent
+from bytegolf.evaluation.passes import Watch, fitted, score_windows, silent
 from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
 from bytegolf.model.decoding import Reader
@@ -106,9 +106,9 @@ def pack(
             f"{streams} streams in windows of {plan.length} cannot be packed; take 1 to {MAX_BLOCK_TOKENS} "
             f"streams and windows of at most {MAX_WINDOW} tokens"
         )
-    run = _Run(model, tokenizer, layout, ids, adaptation)
     blocks: list[Block] = []
-    with torch.no_grad():
+    with torch.no_grad(), fitted(model, layout.length):
+        run = _Run(model, tokenizer, layout, ids, adaptation)
         for steps in run.blocks():
             encoder = Encoder()
             check = run.code(steps, encoder, watch)
@@ -140,7 +140,7 @@ def unpack(
         )
     if layout.adaptive and adaptation is None:
         raise PackedError("packed while learning, but the artifact's recipe names no adaptation")
-    with torch.no_grad(), _arithmetic(model, layout):
+    with torch.no_grad(), _arithmetic(model, layout), fitted(model, layout.length):
         run = _Run(model, tokenizer, layout, None, adaptation)
         for steps, block in zip(run.blocks(), packed.blocks, strict=True):
             decoder = Decoder(block.words)
@@ -170,19 +170,20 @@ def parallel_ledger(
 ) -> Ledger:
     """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
     session, base_B = _session(tokenizer, layout, ids)
-    learning = _learning(model, session, base_B, layout, adaptation)
     waiting: list[Window] = []
-    for window in _windows(layout):
-        if learning.due(window.scored):
-            score_windows(learning.model, session, iter(waiting), watch=watch)
-            waiting = []
-            learning.learn(window.scored)
-        waiting += [
-            Window(base + window.start, base + min(window.stop, tokens), base + window.scored)
-            for stream, base in enumerate(base_B.tolist())
-            if window.scored < (tokens := layout.stream_tokens(stream))
-        ]
-    score_windows(learning.model, session, iter(waiting), watch=watch)
+    with fitted(model, layout.length):
+        learning = _learning(model, session, base_B, layout, adaptation)
+        for window in _windows(layout):
+            if learning.due(window.scored):
+                score_windows(learning.model, session, iter(waiting), watch=watch)
+                waiting = []
+                learning.learn(window.scored)
+            waiting += [
+                Window(base + window.start, base + min(window.stop, tokens), base + window.scored)
+                for stream, base in enumerate(base_B.tolist())
+                if window.scored < (tokens := layout.stream_tokens(stream))
+            ]
+        score_windows(learning.model, session, iter(waiting), watch=watch)
     return session.close()
 
 

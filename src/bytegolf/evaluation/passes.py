@@ -4,6 +4,7 @@ Shapes: W windows in a batch, L tokens in a window, M targets that count.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,6 +23,16 @@ _TOKENS_PER_PASS = {"cuda": 131_072, "cpu": 4_096}
 
 def silent(done: int, total: int) -> None:
     """Watches nothing."""
+
+
+@contextmanager
+def fitted(model: LanguageModel, length: int) -> Iterator[None]:
+    """The model prepared for rows of up to `length` tokens, for as long as this lasts."""
+    model.fit_rows(length)
+    try:
+        yield
+    finally:
+        model.fit_rows(None)
 
 
 @torch.no_grad()

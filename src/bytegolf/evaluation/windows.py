@@ -30,6 +30,11 @@ class Plan(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest window."""
+        ...
+
     def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
         """Windows over `targets` targets; `starts`: offsets of documents' first tokens."""
         ...

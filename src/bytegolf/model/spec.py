@@ -183,7 +183,7 @@ class LanguageModel(Component):
         return nats_N.unflatten(0, ids_BT.shape), penalty_N.unflatten(0, ids_BT.shape)
 
     def losses_at(self, ids_BT: Tensor, targets_M: Tensor, starts_BT: Tensor, places_M: Tensor) -> Tensor:
-        """Nats of the targets of M places only, (M,): the head, often half the work, is spared elsewhere.
+        """Nats of the targets of M places only, (M,): the head does no work for the others.
 
         places_M: int64, b · T + t of the place whose target is meant. The rest as for `losses`.
         """

@@ -9,6 +9,7 @@ from typing import Any
 from bytegolf.artifact.container import Contents, read_artifact
 from bytegolf.artifact.source import source_bytes
 from bytegolf.errors import RecipeError
+from bytegolf.evaluation.passes import fitted
 from bytegolf.evaluation.proof.conditions import conditions
 from bytegolf.evaluation.proof.records import budget, reproducibility, size, split
 from bytegolf.evaluation.proof.subject import Passage, Subject, Taking, take
@@ -65,18 +66,19 @@ def prove(question: Question, display: Display) -> tuple[list[Verdict], dict[str
     texts = [document.text.encode() for document in documents]
     passage = Passage.of(subject.tokenizer, texts)
     bound = bindings(data, contents.recipe, documents)
-    taking = take(subject, passage, watch=display.counting(f"scoring, {subject.plan_name} …"))
-    verdicts = list(
-        conditions(
-            subject,
-            texts,
-            passage,
-            taking,
-            positions=question.positions,
-            seed=question.seed,
-            watching=display.counting,
+    with fitted(subject.model, subject.plan.length):
+        taking = take(subject, passage, watch=display.counting(f"scoring, {subject.plan_name} …"))
+        verdicts = list(
+            conditions(
+                subject,
+                texts,
+                passage,
+                taking,
+                positions=question.positions,
+                seed=question.seed,
+                watching=display.counting,
+            )
         )
-    )
     display.update("looking for the text in training …")
     verdicts.append(_split(folder, documents))
     records = _Records.beside(question.artifact, bound["artifact_sha256"])
