@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from bytegolf.errors import RecipeError
-from bytegolf.model.roles import parameter_roles
+from bytegolf.model.loop import layer_order
+from bytegolf.model.roles import LOOKUP_ROLES, Role, parameter_roles
 from bytegolf.model.spec import LanguageModel
 from bytegolf.model.stack import Block
 from bytegolf.model.stream import Stream
@@ -29,9 +31,15 @@ _TABLE_BYTES_PER_PIECE = 3.0
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer. skip_to: the layer that adds this one's output again, if any. matrices: (name, shape)."""
+    """One layer at one place in the order of running; with a loop, a layer has several.
+
+    index: the place. layer: the layer's number. turn: how often it has run before. skip_to: the place that
+    adds this one's output again, if any. matrices: (name, shape).
+    """
 
     index: int
+    layer: int
+    turn: int
     mixer: str
     mlp: str
     parameters: int
@@ -126,11 +134,13 @@ def describe(spec: object) -> str:
 
 
 def _layers(recipe: Recipe, model: LanguageModel) -> Iterator[LayerPlan]:
-    storing = model.stack.storing
-    for index, (spec, block) in enumerate(zip(recipe.model.layers, model.stack.layers, strict=True)):
-        own = list(block.named_parameters())
+    order, storing = model.stack.order, model.stack.storing
+    for index, number in enumerate(order):
+        spec, own = recipe.model.layers[number], list(model.stack.layers[number].named_parameters())
         yield LayerPlan(
             index,
+            number,
+            order[:index].count(number),
             describe(spec.mixer),
             describe(spec.mlp),
             sum(value.numel() for _, value in own),
@@ -143,11 +153,24 @@ def _layers(recipe: Recipe, model: LanguageModel) -> Iterator[LayerPlan]:
 
 
 def _flops(recipe: Recipe, model: LanguageModel) -> float:
-    """Of one token, forward: two for every weight of a matrix, the head's included, and the attention."""
-    roles = parameter_roles(model)
-    matrices = sum(value.numel() for name, value in model.named_parameters() if roles[name] != "scalar")
-    length = recipe.training.length
-    return 2.0 * matrices + sum(block.mixer.flops_per_token(length) for block in model.stack.layers)
+    """Of one token, forward: two for every weight of a matrix each time it is used, and the attention.
+
+    The head's are among them; tables that are only looked up are not.
+    """
+    times, length = Counter(model.stack.order), recipe.training.length
+    layers = model.stack.layers
+    inside = [_multiplied(layer) for layer in layers]
+    work = 2.0 * (_multiplied(model) - sum(inside))
+    for number, layer in enumerate(layers):
+        work += times[number] * (2.0 * inside[number] + layer.mixer.flops_per_token(length))
+    return work
+
+
+def _multiplied(module: nn.Module) -> int:
+    """Weights that a token is multiplied with."""
+    roles = parameter_roles(module)
+    unmultiplied = LOOKUP_ROLES | {Role.SCALAR}
+    return sum(value.numel() for name, value in module.named_parameters() if roles[name] not in unmultiplied)
 
 
 def _steps(recipe: Recipe, tokens_per_second: float | None) -> int | None:
@@ -194,7 +217,8 @@ def _activations(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> in
     measured = spec.length if device.type == "cpu" else min(spec.length, 64)
     rows = min(spec.rows, spec.forward_rows) * spec.length / measured
     kept = 0.0
-    for block, count in Counter(recipe.model.layers).items():
+    order = layer_order(len(recipe.model.layers), recipe.model.loop)
+    for block, count in Counter(recipe.model.layers[number] for number in order).items():
         one, two = (_kept(block, recipe.model.width, measured, n, dtype) for n in (1, 2))
         kept += count * ((2 * one - two) + (two - one) * rows)
     tokens = min(spec.rows, spec.forward_rows) * spec.length

@@ -37,10 +37,10 @@ def _layers(layers: tuple[LayerPlan, ...]) -> Table:
     def content(layer: LayerPlan) -> tuple[object, ...]:
         return (layer.mixer, layer.mlp, layer.matrices)
 
-    for _, group in groupby(layers, key=content):
+    for _, group in groupby((layer for layer in layers if not layer.turn), key=content):
         alike = list(group)
         first, last = alike[0], alike[-1]
-        numbers = str(first.index) if first is last else f"{first.index}–{last.index}"
+        numbers = str(first.layer) if first is last else f"{first.layer}–{last.layer}"
         shapes = "\n".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in first.matrices)
         each = f"{first.parameters:,}" + ("" if first is last else " each")
         table.add_row(numbers, first.mixer, first.mlp, shapes, each)

@@ -12,10 +12,10 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 def text_picture(plan: NetworkPlan) -> list[str]:
-    """One line a layer. An arc leaves the layer whose output is used again and ends where it is added."""
+    """One line for each time a layer runs. An arc goes from an output to where it is added again."""
     model = plan.recipe.model
     arcs = arc_columns(plan.layers)
-    labels = [f"{layer.index:>3}  {_label(layer)}" for layer in plan.layers]
+    labels = [f"{layer.layer:>3}  {_label(layer)}" for layer in plan.layers]
     width = max(len(label) for label in labels)
     lines = [f"     embedding {model.vocabulary:,} × {model.width}"]
     lines += [f"{label:{width}}  {arcs[i]}".rstrip() for i, label in enumerate(labels)]
@@ -70,7 +70,7 @@ def draw_svg(plan: NetworkPlan, path: Path) -> None:
     boxes += [
         (
             layer.index,
-            f"{layer.index}   {_label(layer)}",
+            f"{layer.layer}   {_label(layer)}",
             layer.parameters / heaviest,
         )
         for layer in plan.layers
@@ -99,7 +99,8 @@ def draw_svg(plan: NetworkPlan, path: Path) -> None:
 
 
 def _label(layer: LayerPlan) -> str:
-    return f"{_short(layer.mixer)} → {_short(layer.mlp)}"
+    again = f", pass {layer.turn + 1}" if layer.turn else ""
+    return f"{_short(layer.mixer)} → {_short(layer.mlp)}{again}"
 
 
 def _short(description: str) -> str:
