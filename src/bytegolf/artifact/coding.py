@@ -1,95 +1,124 @@
-"""Arrays to bytes and back: range coding under an adaptive model, and brotli; the smaller wins.
+"""Arrays to bytes and back, by whichever of several codings is smallest.
 
 A coded array is one method byte and a payload; type and shape come from whoever asks for it back. Decoders
 take data from strangers: they allocate no more than the asked-for shape and answer anything else with
 `ArtifactError`.
 
-brotli 11 takes 2 to 4 s a million integers and loses to the range coder on all but small or repetitive
-matrices. A matrix of more than 64 KiB is therefore left to the range coder unless brotli 11 beats it on the
-first rows, those within 16 KiB.
+Integers go to the range coder in the arrangement that its own model says is smallest: as they are,
+transposed, with rows in clusters, with a common row taken out. The model's answer costs a fraction of a
+second, so that only the best is coded. General compressors take 1 to 4 s a million integers and lose on
+all but small or repetitive matrices: beyond 64 KiB they are tried only if their rate on the first rows wins.
 """
 
 import math
+from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any
 
-import brotli
-import constriction
 import numpy as np
 import numpy.typing as npt
 
-from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
-from bytegolf.compression.context import (
-    CLASSES,
-    SCALE_LIMIT,
-    SCALE_ROW,
-    SCALE_SHIFT,
-    ContextModel,
-    row_blocks,
-    scale_steps,
+from bytegolf.artifact import packing, ranges
+from bytegolf.artifact.compressors import (
+    compress,
+    compress_lzma,
+    decompress,
+    decompress_lzma,
+    exactly,
+    squeeze,
 )
+from bytegolf.compression.clusters import cluster_rows
+from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
+from bytegolf.compression.context import SCALE_LIMIT, SCALE_ROW, SCALE_SHIFT, code_bits, scale_steps
 from bytegolf.errors import ArtifactError
 
 Int8s = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 
-# The wheel has no type stubs for its submodules.
-_stream: Any = constriction.stream  # pyrefly: ignore[missing-attribute]
-
+#: Bytes up to which every general compressor is tried on all, and those of the first rows that decide beyond.
 _SMALL, _PROBE = 1 << 16, 1 << 14
+#: The largest magnitude of an e4m3 pattern, 448; one more is its NaN.
+_FLOAT8_LARGEST, _FLOAT8_LIMIT = 0x7E, 0x7F
+_MEMBERS_LENGTH = 4
 
 
 class Method(IntEnum):
-    """The first byte of every coded array."""
+    """The first byte of every coded array. `TRANSPOSED` is followed by another method's byte."""
 
     RAW = 0
     BROTLI = 1
     SHUFFLED_BROTLI = 2
     CONTEXT = 3
     COMMON_ROW = 4
+    LZMA = 5
+    SHUFFLED_LZMA = 6
+    CLUSTERED = 7
+    COMMON_ROW_CLUSTERED = 8
+    TRANSPOSED = 9
+    TRITS = 10
+    MASK = 11
+    SIGNS = 12
+
+
+_MODELLED = (Method.CONTEXT, Method.CLUSTERED, Method.COMMON_ROW, Method.COMMON_ROW_CLUSTERED)
 
 
 def encode_ints(ints_RC: Int8s, limit: int) -> bytes:
     """The coded integers (R, C), each within ±limit."""
     assert ints_RC.ndim == 2
-    coded = bytes([Method.CONTEXT]) + _range_encode(ints_RC, limit)
-    common = split_common_row(ints_RC, limit)
-    if common is not None:
-        coded = min(coded, bytes([Method.COMMON_ROW]) + _encode_common(common, limit), key=len)
-    raw = ints_RC.tobytes()
-    if len(raw) > _SMALL:
+    coded = _modelled(ints_RC, limit)
+    for method, payload in _packed(ints_RC, limit):
+        coded = min(coded, bytes([method]) + payload, key=len)
+    if ints_RC.size > _SMALL:
         first_RC = ints_RC[: max(1, _PROBE // ints_RC.shape[1])]
-        if len(brotli.compress(first_RC.tobytes())) >= len(_range_encode(first_RC, limit)):
+        rate = min(len(payload) for _, payload in _compressed(first_RC, limit)) / first_RC.size
+        if rate * ints_RC.size >= len(coded):
             return coded
-    return min(coded, bytes([Method.BROTLI]) + brotli.compress(raw), key=len)
+    for method, payload in _compressed(ints_RC, limit):
+        coded = min(coded, bytes([method]) + payload, key=len)
+    return coded
 
 
 def decode_ints(data: bytes, shape: tuple[int, int], limit: int) -> Int8s:
     """The integers (R, C) of `encode_ints`. Raises `ArtifactError` if the data are not such a code."""
     method, payload = _method(data)
     rows, columns = shape
-    if method == Method.CONTEXT:
-        return _range_decode(payload, rows, columns, limit)
-    if method == Method.COMMON_ROW:
-        return join_common_row(_decode_common(payload, rows, columns, limit), limit)
-    if method != Method.BROTLI:
-        raise ArtifactError(f"integers are coded by method {method:d}, which is not for integers")
-    ints_RC = np.frombuffer(decompress(payload, rows * columns), dtype=np.int8).reshape(rows, columns)
+    if method == Method.TRANSPOSED:
+        inner, payload = _method(payload)
+        return np.ascontiguousarray(_decode_modelled(inner, payload, columns, rows, limit).T)
+    if method in _MODELLED:
+        return _decode_modelled(method, payload, rows, columns, limit)
+    count = rows * columns
+    if method in (Method.TRITS, Method.MASK, Method.SIGNS) and limit == 1:
+        unpack = {
+            Method.TRITS: packing.unpack_trits,
+            Method.MASK: packing.unpack_mask,
+            Method.SIGNS: packing.unpack_signs,
+        }[Method(method)]
+        return unpack(payload, count).reshape(rows, columns)
+    if method == Method.BROTLI:
+        raw = decompress(payload, count)
+    elif method == Method.LZMA:
+        raw = decompress_lzma(payload, count)
+    else:
+        raise ArtifactError(f"integers within ±{limit} are coded by method {method:d}, which is not for them")
+    ints_RC = np.frombuffer(raw, dtype=np.int8).reshape(rows, columns)
     if ints_RC.size and max(int(ints_RC.max()), -int(ints_RC.min())) > limit:
         raise ArtifactError(f"integers beyond the ±{limit} of their grid")
     return ints_RC
 
 
 def encode_floats(values: Floats) -> bytes:
-    """The coded values of a float16 or float32 array."""
+    """The coded values of a float16 or float32 array.
+
+    Of more than 64 KiB, the coding that is smallest for the first 64 KiB.
+    """
     raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-    shuffled = np.frombuffer(raw, dtype=np.uint8).reshape(-1, values.itemsize).T.tobytes()
-    return min(
-        bytes([Method.SHUFFLED_BROTLI]) + brotli.compress(shuffled),
-        bytes([Method.BROTLI]) + brotli.compress(raw),
-        bytes([Method.RAW]) + raw,
-        key=len,
-    )
+    part = raw[:_SMALL]
+    tried = {method: _float_payload(method, part, values.itemsize) for method in _FLOAT_METHODS}
+    best = min(tried, key=lambda method: len(tried[method]))
+    payload = tried[best] if len(part) == len(raw) else _float_payload(best, raw, values.itemsize)
+    return bytes([best]) + payload
 
 
 def decode_floats(data: bytes, shape: tuple[int, ...], kind: type[np.float16] | type[np.float32]) -> Floats:
@@ -98,14 +127,14 @@ def decode_floats(data: bytes, shape: tuple[int, ...], kind: type[np.float16] | 
     item = np.dtype(kind).newbyteorder("<")
     size = math.prod(shape) * item.itemsize
     if method == Method.RAW:
-        raw = payload
-        if len(raw) != size:
-            raise ArtifactError(f"{len(raw)} bytes stand where {size} belong")
+        raw = exactly(payload, size)
     elif method in (Method.BROTLI, Method.SHUFFLED_BROTLI):
         raw = decompress(payload, size)
+    elif method in (Method.LZMA, Method.SHUFFLED_LZMA):
+        raw = decompress_lzma(payload, size)
     else:
         raise ArtifactError(f"floats are coded by method {method:d}, which is not for floats")
-    if method == Method.SHUFFLED_BROTLI:
+    if method in (Method.SHUFFLED_BROTLI, Method.SHUFFLED_LZMA):
         raw = np.frombuffer(raw, dtype=np.uint8).reshape(item.itemsize, -1).T.tobytes()
     values = np.frombuffer(raw, dtype=item).astype(kind).reshape(shape)
     if not np.isfinite(values).all():
@@ -113,55 +142,50 @@ def decode_floats(data: bytes, shape: tuple[int, ...], kind: type[np.float16] | 
     return values
 
 
-def encode_scales(scales_R: npt.NDArray[np.float16]) -> bytes:
-    """The coded row scales (R,). Scales of a `Grid` go through the integer coder by their logarithm."""
-    floats = encode_floats(scales_R)
-    split = scale_steps(scales_R)
+def encode_float8(patterns: Bytes) -> bytes:
+    """The coded bit patterns of an e4m3 array, none of them NaN: as integers in the order of their values."""
+    magnitudes = (patterns & _FLOAT8_LIMIT).astype(np.int8)
+    # -0 is a value of its own.
+    ordered = np.where(patterns > _FLOAT8_LIMIT, ~magnitudes, magnitudes)
+    return encode_ints(ordered.reshape(_as_matrix(patterns.shape)), _FLOAT8_LIMIT)
+
+
+def decode_float8(data: bytes, shape: tuple[int, ...]) -> Bytes:
+    """The bit patterns of `encode_float8`. Raises `ArtifactError` on bad data and on NaN."""
+    ordered = decode_ints(data, _as_matrix(shape), _FLOAT8_LIMIT).reshape(shape)
+    if ordered.size and int(ordered.max()) > _FLOAT8_LARGEST:
+        raise ArtifactError("a stored value is NaN")
+    negative = ordered < 0
+    magnitudes = np.where(negative, ~ordered, ordered).astype(np.uint8)
+    return magnitudes + negative.astype(np.uint8) * np.uint8(_FLOAT8_LIMIT + 1)
+
+
+def encode_scales(scales: npt.NDArray[np.float16]) -> bytes:
+    """The coded scales, (R,) or (R, G). Those of a grid go through the integer coder by their logarithm."""
+    floats = encode_floats(scales)
+    split = scale_steps(scales.reshape(-1), _scale_row(scales.shape))
     if split is None:
         return floats
     centre, steps = split
-    payload = _range_encode(steps, SCALE_LIMIT)
+    payload = ranges.encode(steps, SCALE_LIMIT)
     return min(floats, bytes([Method.CONTEXT]) + centre.to_bytes(2, "little") + payload, key=len)
 
 
-def decode_scales(data: bytes, rows: int) -> npt.NDArray[np.float16]:
-    """The scales (R,) of `encode_scales`. Raises `ArtifactError` on bad data and on scales not above zero."""
+def decode_scales(data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float16]:
+    """The scales of `encode_scales`. Raises `ArtifactError` on bad data and on scales not above zero."""
     method, payload = _method(data)
     if method == Method.CONTEXT:
         centre = int.from_bytes(payload[:2], "little")
-        steps = _range_decode(payload[2:], -(-rows // SCALE_ROW), SCALE_ROW, SCALE_LIMIT)
-        levels = steps.reshape(-1)[:rows].astype(np.int64) + centre
+        count, row = math.prod(shape), _scale_row(shape)
+        steps = ranges.decode(payload[2:], -(-count // row), row, SCALE_LIMIT)
+        levels = steps.reshape(-1)[:count].astype(np.int64) + centre
         patterns = np.clip(levels, 0, 0x7FFF >> SCALE_SHIFT) << SCALE_SHIFT
-        scales = patterns.astype(np.uint16).view(np.float16)
+        scales = patterns.astype(np.uint16).view(np.float16).reshape(shape)
     else:
-        scales = decode_floats(data, (rows,), np.float16)
+        scales = decode_floats(data, shape, np.float16)
     if not (np.isfinite(scales) & (scales > 0)).all():
-        raise ArtifactError("a row scale is not a positive number")
+        raise ArtifactError("a scale is not a positive number")
     return scales.astype(np.float16)
-
-
-def compress(data: bytes) -> bytes:
-    """brotli 11 of any bytes."""
-    return brotli.compress(data)
-
-
-def decompress(data: bytes, size: int) -> bytes:
-    """The `size` bytes that `data` expands to; never more memory than that, and `ArtifactError` otherwise."""
-    decoder = brotli.Decompressor()
-    # One byte more shows that a stream goes on past its size without ever unpacking it all.
-    wanted = size + 1
-    parts: list[bytes] = []
-    try:
-        part = decoder.process(data, output_buffer_limit=wanted)
-        while part:
-            parts.append(part)
-            wanted -= len(part)
-            part = decoder.process(b"", output_buffer_limit=wanted) if wanted > 0 else b""
-    except brotli.error as error:
-        raise ArtifactError("a compressed stream is damaged") from error
-    if wanted != 1 or not decoder.is_finished():
-        raise ArtifactError(f"a compressed stream does not hold the {size} bytes it should")
-    return b"".join(parts)
 
 
 def _method(data: bytes) -> tuple[int, bytes]:
@@ -170,70 +194,102 @@ def _method(data: bytes) -> tuple[int, bytes]:
     return data[0], data[1:]
 
 
-def _encode_common(common: CommonRow, limit: int) -> bytes:
-    members = brotli.compress(np.packbits(common.members_R).tobytes())
-    return len(members).to_bytes(4, "little") + members + _range_encode(common.ints_RC, limit)
+def _modelled(ints_RC: Int8s, limit: int) -> bytes:
+    """The range-coded integers in the arrangement of the least estimated size."""
+    transposed_CR = np.ascontiguousarray(ints_RC.T)
+    sizes = {
+        (Method.CONTEXT,): code_bits(ints_RC, limit),
+        (Method.TRANSPOSED, Method.CONTEXT): code_bits(transposed_CR, limit),
+    }
+    clusters_R = cluster_rows(ints_RC)
+    if clusters_R is not None:
+        sizes[Method.CLUSTERED,] = code_bits(ints_RC, limit, clusters_R)
+    common = split_common_row(ints_RC, limit)
+    common_clusters_R = None
+    if common is not None:
+        sizes[Method.COMMON_ROW,] = code_bits(common.ints_RC, limit) + len(ints_RC)
+        common_clusters_R = cluster_rows(common.ints_RC)
+    if common is not None and common_clusters_R is not None:
+        bits = code_bits(common.ints_RC, limit, common_clusters_R) + len(ints_RC)
+        sizes[Method.COMMON_ROW_CLUSTERED,] = bits
+    best = min(sizes, key=lambda methods: sizes[methods])
+    match best[-1]:
+        case Method.CLUSTERED if clusters_R is not None:
+            payload = ranges.encode_clustered(ints_RC, limit, clusters_R)
+        case Method.COMMON_ROW if common is not None:
+            payload = _members(common) + ranges.encode(common.ints_RC, limit)
+        case Method.COMMON_ROW_CLUSTERED if common is not None and common_clusters_R is not None:
+            payload = _members(common) + ranges.encode_clustered(common.ints_RC, limit, common_clusters_R)
+        case _:
+            payload = ranges.encode(ints_RC if len(best) == 1 else transposed_CR, limit)
+    return bytes(best) + payload
 
 
-def _decode_common(payload: bytes, rows: int, columns: int, limit: int) -> CommonRow:
-    stop = 4 + int.from_bytes(payload[:4], "little")
-    bits = np.frombuffer(decompress(payload[4:stop], -(-rows // 8)), dtype=np.uint8)
+def _decode_modelled(method: int, payload: bytes, rows: int, columns: int, limit: int) -> Int8s:
+    if method == Method.CONTEXT:
+        return ranges.decode(payload, rows, columns, limit)
+    if method == Method.CLUSTERED:
+        return ranges.decode_clustered(payload, rows, columns, limit)
+    if method not in (Method.COMMON_ROW, Method.COMMON_ROW_CLUSTERED):
+        raise ArtifactError(f"a transposed matrix is coded by method {method:d}, which is not for them")
+    stop = _MEMBERS_LENGTH + int.from_bytes(payload[:_MEMBERS_LENGTH], "little")
+    bits = np.frombuffer(decompress(payload[_MEMBERS_LENGTH:stop], -(-rows // 8)), dtype=np.uint8)
     members_R = np.unpackbits(bits, count=rows).astype(np.bool_)
-    return CommonRow(members_R, _range_decode(payload[stop:], rows + 1, columns, limit))
+    decode = ranges.decode if method == Method.COMMON_ROW else ranges.decode_clustered
+    return join_common_row(CommonRow(members_R, decode(payload[stop:], rows + 1, columns, limit)), limit)
 
 
-def _range_encode(ints_RC: Int8s, limit: int) -> bytes:
-    rows, columns = ints_RC.shape
-    model = ContextModel(columns, limit)
-    coder = _stream.queue.RangeEncoder()
-    for start, stop in row_blocks(rows, columns):
-        block_RC = ints_RC[start:stop].astype(np.int64)
-        codes_R = model.row_codes(block_RC)
-        coder.encode(codes_R.astype(np.int32), _categorical(model.row_counts))
-        classes_RC = model.classes(codes_R)
-        order, sizes = _by_class(classes_RC)
-        symbols = (block_RC.reshape(-1)[order] + limit).astype(np.int32)
-        position = 0
-        for k in np.flatnonzero(sizes):
-            coder.encode(symbols[position : position + sizes[k]], _categorical(model.counts_KS[k]))
-            position += sizes[k]
-        model.update(block_RC, codes_R, model.histogram(block_RC, classes_RC))
-    return coder.get_compressed().astype("<u4").tobytes()
+def _members(common: CommonRow) -> bytes:
+    members = compress(np.packbits(common.members_R).tobytes())
+    return len(members).to_bytes(_MEMBERS_LENGTH, "little") + members
 
 
-def _range_decode(payload: bytes, rows: int, columns: int, limit: int) -> Int8s:
-    if len(payload) % 4:
-        raise ArtifactError("a range-coded stream is not a whole number of words")
-    words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
-    coder = _stream.queue.RangeDecoder(words)
-    ints_RC = np.empty((rows, columns), dtype=np.int8)
-    model = ContextModel(columns, limit)
-    try:
-        for start, stop in row_blocks(rows, columns):
-            codes_R = coder.decode(_categorical(model.row_counts), stop - start).astype(np.int64)
-            classes_RC = model.classes(codes_R)
-            order, sizes = _by_class(classes_RC)
-            symbols = np.empty(order.size, dtype=np.int64)
-            position = 0
-            for k in np.flatnonzero(sizes):
-                decoded = coder.decode(_categorical(model.counts_KS[k]), int(sizes[k]))
-                symbols[order[position : position + sizes[k]]] = decoded
-                position += sizes[k]
-            block_RC = symbols.reshape(stop - start, columns) - limit
-            ints_RC[start:stop] = block_RC
-            model.update(block_RC, codes_R, model.histogram(block_RC, classes_RC))
-    except (AssertionError, ValueError) as error:
-        raise ArtifactError("a range-coded stream is damaged") from error
-    if not coder.maybe_exhausted():
-        raise ArtifactError("a range-coded stream is longer than its integers")
-    return ints_RC
+def _packed(ints_RC: Int8s, limit: int) -> Iterator[tuple[Method, bytes]]:
+    """Integers within ±1 in a fixed number of bits, which takes no time."""
+    if limit == 1:
+        ints_N, plain = ints_RC.reshape(-1), packing.plain
+        yield Method.TRITS, plain(packing.pack_trits(ints_N))
+        mask, signs = packing.pack_mask(ints_N)
+        yield Method.MASK, packing.join_mask(plain(mask), plain(signs))
+        if len(signs) == len(mask) and ints_N.all():
+            yield Method.SIGNS, plain(signs)
 
 
-def _by_class(classes_RC: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions of a block's integers sorted by class, row-major within a class; and each class's size."""
-    flat = classes_RC.reshape(-1)
-    return np.argsort(flat, kind="stable"), np.bincount(flat, minlength=CLASSES)
+def _compressed(ints_RC: Int8s, limit: int) -> Iterator[tuple[Method, bytes]]:
+    """General compressors over the integers, a byte each or packed."""
+    raw, ints_N = ints_RC.tobytes(), ints_RC.reshape(-1)
+    yield Method.BROTLI, compress(raw)
+    yield Method.LZMA, compress_lzma(raw)
+    if limit == 1:
+        yield Method.TRITS, squeeze(packing.pack_trits(ints_N))
+        mask, signs = packing.pack_mask(ints_N)
+        yield Method.MASK, packing.join_mask(squeeze(mask), squeeze(signs))
+        if ints_N.all():
+            yield Method.SIGNS, squeeze(signs)
 
 
-def _categorical(counts: npt.NDArray[np.int64]) -> Any:
-    return _stream.model.Categorical(counts.astype(np.float64), perfect=False)
+_FLOAT_METHODS = (
+    Method.SHUFFLED_BROTLI,
+    Method.BROTLI,
+    Method.RAW,
+    Method.SHUFFLED_LZMA,
+    Method.LZMA,
+)
+
+
+def _float_payload(method: Method, raw: bytes, itemsize: int) -> bytes:
+    if method in (Method.SHUFFLED_BROTLI, Method.SHUFFLED_LZMA):
+        raw = np.frombuffer(raw, dtype=np.uint8).reshape(-1, itemsize).T.tobytes()
+    if method == Method.RAW:
+        return raw
+    return compress(raw) if method in (Method.BROTLI, Method.SHUFFLED_BROTLI) else compress_lzma(raw)
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The rows and columns in which an array of any shape goes through the integer coder."""
+    return (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+
+def _scale_row(shape: tuple[int, ...]) -> int:
+    """Scales in a row of the integer coder: those of one matrix row where it has several."""
+    return shape[1] if len(shape) == 2 and shape[1] > 1 else SCALE_ROW

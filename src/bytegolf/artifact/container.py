@@ -11,7 +11,7 @@ memory is taken for it; the limits are the MAX constants of `artifact.header`.
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bytegolf.artifact import account, coding
+from bytegolf.artifact import account, coding, compressors
 from bytegolf.artifact.account import Account
 from bytegolf.artifact.header import (
+    FLOAT8,
     MAX_FILE_BYTES,
     MAX_HEADER_BYTES,
     Entry,
@@ -30,13 +31,15 @@ from bytegolf.artifact.header import (
     header_from_bytes,
     header_to_bytes,
 )
-from bytegolf.compression.grid import MAX_BITS, MIN_BITS, Quantized
+from bytegolf.compression.grid import MAX_BITS, Quantized
 from bytegolf.errors import ArtifactError
 from bytegolf.files import atomic_write
 from bytegolf.model.roles import Role
 
 MAGIC = b"\x89BG\n"
-VERSION = 1
+VERSION = 2
+#: The oldest version that is still read: it had fewer codings, no groups and no float8.
+OLDEST_VERSION = 1
 _PREFIX = len(MAGIC) + 1 + 4 + 4 + 4
 _CHECKSUM = 32
 
@@ -44,7 +47,7 @@ _CHECKSUM = 32
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
     """What an artifact holds: the resolved recipe and the record of its training as plain data, the
-    tokenizer's own bytes, and every tensor with its role, either on an integer grid or as floats.
+    tokenizer's own bytes, and every tensor with its role, either as integers with scales or as floats.
     """
 
     recipe: dict[str, Any]
@@ -57,7 +60,8 @@ class Contents:
 def write_artifact(path: Path, contents: Contents) -> Account:
     """Writes `contents` to `path`, whole or not at all, and returns its bytes by part.
 
-    Float tensors are stored in float16, or in float32 if one of their values lies beyond float16's range.
+    Tensors of e4m3 floats stay what they are. Other floats are stored in float16, or in float32 if one of
+    their values lies beyond float16's range.
     Raises `ArtifactError` for tensors that cannot be stored: values that are not finite, unknown shapes.
     """
     data, parts = pack(contents)
@@ -98,16 +102,18 @@ def pack(contents: Contents) -> tuple[bytes, Account]:
         role = str(contents.roles[name])
         if isinstance(tensor, Quantized):
             entry, coded = _pack_matrix(name, role, tensor)
-            check = _crc(tensor, check)
+        elif tensor.dtype == torch.float8_e4m3fn:
+            entry, coded = _pack_float8(name, role, tensor)
         else:
             entry, coded = _pack_floats(name, role, tensor)
+        check = _crc(tensor, check)
         entries.append(entry)
         streams.extend(coded)
     header = Header(contents.recipe, contents.training, len(contents.tokenizer), tuple(entries))
     plain = header_to_bytes(header)
     # What was written must be readable: the reader's own checks hold names, shapes and totals.
     header_from_bytes(plain)
-    packed = coding.compress(plain)
+    packed = compressors.compress(plain)
     prefix = MAGIC + bytes([VERSION])
     prefix += b"".join(number.to_bytes(4, "little") for number in (len(packed), len(plain), check))
     body = b"".join([prefix, packed, contents.tokenizer, *streams])
@@ -124,8 +130,10 @@ def unpack(data: bytes) -> Contents:
         raise ArtifactError(f"larger than the {MAX_FILE_BYTES} bytes an artifact may have")
     if len(data) < _PREFIX + _CHECKSUM or not data.startswith(MAGIC):
         raise ArtifactError("not a bytegolf artifact, or cut short at its very start")
-    if data[len(MAGIC)] != VERSION:
-        raise ArtifactError(f"artifact version {data[len(MAGIC)]}; this program reads version {VERSION}")
+    if not OLDEST_VERSION <= data[len(MAGIC)] <= VERSION:
+        raise ArtifactError(
+            f"artifact version {data[len(MAGIC)]}; this program reads {OLDEST_VERSION} to {VERSION}"
+        )
     body = memoryview(data)[:-_CHECKSUM]
     if hashlib.sha256(body).digest() != data[-_CHECKSUM:]:
         raise ArtifactError("the checksum does not match: the file is cut short or was changed")
@@ -135,7 +143,7 @@ def unpack(data: bytes) -> Contents:
     if plain_length > MAX_HEADER_BYTES or packed_length > len(body) - _PREFIX:
         raise ArtifactError("the header is longer than allowed or than the file")
     start = _PREFIX + packed_length
-    header = header_from_bytes(coding.decompress(bytes(body[_PREFIX:start]), plain_length))
+    header = header_from_bytes(compressors.decompress(bytes(body[_PREFIX:start]), plain_length))
     check_proportion(header, len(data))
     if start + header.body_bytes != len(body):
         raise ArtifactError(f"{len(body) - start} bytes of streams where {header.body_bytes} belong")
@@ -159,8 +167,7 @@ def _read_tensors(header: Header, streams: memoryview, check: int) -> dict[str, 
             tensors[entry.name] = tensor = _unpack_tensor(entry, parts)
         except ArtifactError as error:
             raise ArtifactError(f"tensor {entry.name}: {error}") from error
-        if isinstance(tensor, Quantized):
-            found = _crc(tensor, found)
+        found = _crc(tensor, found)
     if found != check:
         # A range decoder that computes other probabilities than the encoder did yields noise, not an error.
         raise ArtifactError("the weights decode to other values than were stored")
@@ -170,27 +177,48 @@ def _read_tensors(header: Header, streams: memoryview, check: int) -> dict[str, 
 def _unpack_tensor(entry: Entry, parts: list[bytes]) -> Quantized | Tensor:
     if entry.bits:
         rows, columns = entry.shape
-        ints_RC = coding.decode_ints(parts[0], (rows, columns), 2 ** (entry.bits - 1) - 1)
-        scales_R = coding.decode_scales(parts[1], rows)
-        return Quantized(torch.from_numpy(ints_RC.copy()), torch.from_numpy(scales_R), entry.bits)
+        limit = max(1, 2 ** (entry.bits - 1) - 1)
+        ints_RC = coding.decode_ints(parts[0], (rows, columns), limit)
+        if entry.bits == 1 and not ints_RC.all():
+            raise ArtifactError("a binary matrix holds zeros")
+        scales = coding.decode_scales(parts[1], entry.scales_shape)
+        group = entry.group or None
+        return Quantized(torch.from_numpy(ints_RC.copy()), torch.from_numpy(scales), entry.bits, group)
+    if entry.kind == FLOAT8:
+        patterns = coding.decode_float8(parts[0], entry.shape)
+        return torch.from_numpy(patterns).view(torch.float8_e4m3fn)
     kind = np.float16 if entry.kind == "float16" else np.float32
     return torch.from_numpy(coding.decode_floats(parts[0], entry.shape, kind))
 
 
 def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[bytes]]:
-    ints_RC, scales_R = _int8_array(matrix.ints), matrix.scales.detach().cpu().numpy()
-    limit = 2 ** (matrix.bits - 1) - 1
-    if not MIN_BITS <= matrix.bits <= MAX_BITS or ints_RC.ndim != 2 or ints_RC.size == 0:
-        raise ArtifactError(f"tensor {name} has {matrix.bits} bits and shape {ints_RC.shape}; see Grid")
+    ints_RC, scales = _int8_array(matrix.ints), matrix.scales.detach().cpu().numpy()
+    if not 1 <= matrix.bits <= MAX_BITS or ints_RC.ndim != 2 or ints_RC.size == 0:
+        raise ArtifactError(f"tensor {name} has {matrix.bits} bits and shape {ints_RC.shape}; see Quantized")
+    limit = matrix.limit
     if int(ints_RC.max()) > limit or int(ints_RC.min()) < -limit:
         raise ArtifactError(f"tensor {name} has integers beyond ±{limit}, the limit of {matrix.bits} bits")
-    if scales_R.shape != ints_RC.shape[:1] or scales_R.dtype != np.float16:
-        raise ArtifactError(f"tensor {name} needs one float16 scale a row")
-    if not (np.isfinite(scales_R) & (scales_R > 0)).all():
+    if matrix.bits == 1 and not ints_RC.all():
+        raise ArtifactError(f"tensor {name} has a single bit and zeros; its integers may be -1 and 1")
+    coded = [coding.encode_ints(ints_RC, limit), b""]
+    group = 0 if matrix.group is None else matrix.group
+    entry = Entry(name, role, ints_RC.shape, matrix.bits, "ints", (len(coded[0]), 0), group)
+    if scales.shape != entry.scales_shape or scales.dtype != np.float16:
+        raise ArtifactError(
+            f"tensor {name} has scales of shape {scales.shape}, {scales.dtype}; "
+            f"give float16 of shape {entry.scales_shape}"
+        )
+    if not (np.isfinite(scales) & (scales > 0)).all():
         raise ArtifactError(f"tensor {name} has a scale that is not a positive number")
-    coded = [coding.encode_ints(ints_RC, limit), coding.encode_scales(scales_R)]
-    lengths = tuple(map(len, coded))
-    return Entry(name, role, ints_RC.shape, matrix.bits, "ints", lengths), coded
+    coded[1] = coding.encode_scales(np.ascontiguousarray(scales))
+    return replace(entry, lengths=tuple(map(len, coded))), coded
+
+
+def _pack_float8(name: str, role: str, tensor: Tensor) -> tuple[Entry, list[bytes]]:
+    if not bool(torch.isfinite(tensor.to(torch.float32)).all()):
+        raise ArtifactError(f"tensor {name} holds NaN; use an earlier checkpoint")
+    coded = coding.encode_float8(_patterns(tensor)) if tensor.numel() else b""
+    return Entry(name, role, tuple(tensor.shape), 0, FLOAT8, (len(coded),)), [coded]
 
 
 def _pack_floats(name: str, role: str, tensor: Tensor) -> tuple[Entry, list[bytes]]:
@@ -203,9 +231,18 @@ def _pack_floats(name: str, role: str, tensor: Tensor) -> tuple[Entry, list[byte
     return Entry(name, role, tuple(values.shape), 0, kind, (len(coded),)), [coded]
 
 
-def _crc(matrix: Quantized, check: int) -> int:
-    check = zlib.crc32(_int8_array(matrix.ints).tobytes(), check)
-    return zlib.crc32(matrix.scales.detach().cpu().numpy().tobytes(), check)
+def _crc(tensor: Quantized | Tensor, check: int) -> int:
+    """`check` gone on over what was range coded: plain floats are not."""
+    if isinstance(tensor, Quantized):
+        check = zlib.crc32(_int8_array(tensor.ints).tobytes(), check)
+        return zlib.crc32(tensor.scales.detach().cpu().numpy().tobytes(), check)
+    if tensor.dtype == torch.float8_e4m3fn:
+        return zlib.crc32(_patterns(tensor).tobytes(), check)
+    return check
+
+
+def _patterns(tensor: Tensor) -> coding.Bytes:
+    return np.ascontiguousarray(tensor.detach().cpu().view(torch.uint8).numpy())
 
 
 def _int8_array(ints: Tensor) -> coding.Int8s:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bytegolf.compression.grid import MAX_BITS, MIN_BITS
+from bytegolf.compression.grid import MAX_BITS
 from bytegolf.errors import ArtifactError
 
 #: Bounds on what a file may ask for. A file of the 16 MB challenge stays far below all of them.
@@ -19,7 +19,7 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 4096
 MAX_DIMENSIONS = 4
 MAX_ROW = 1 << 20
-#: Bytes of all tensors once unpacked (one an integer, two or four a float). Reading takes about twice that.
+#: Bytes of all tensors once unpacked (one an integer, one to four a float). Reading takes about twice that.
 MAX_UNPACKED_BYTES = 256 << 20
 #: What a file may unpack to for its own size: so many bytes, and so many for each of its bytes. Streams that
 #: say nothing decode to zeros for as long as one likes, so without it a hundred bytes could take minutes.
@@ -27,14 +27,16 @@ FREE_UNPACKED_BYTES, UNPACKED_RATIO = 16 << 20, 16
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _ROLE = re.compile(r"[a-z_]{1,40}")
-FLOAT_BYTES = {"float16": 2, "float32": 4}
+FLOAT8 = "float8_e4m3"
+FLOAT_BYTES = {FLOAT8: 1, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of the table. `bits` is 0 for pass-through floats, whose `lengths` are (floats,).
+    """One tensor of the table. `bits` is 0 for floats, whose `lengths` are (floats,).
 
-    A matrix of 2..8 bits has the lengths (integers, scales) and no float `kind` of its own.
+    A matrix of 1 to 8 bits has the lengths (integers, scales) and no float `kind` of its own; `group` columns
+    of a row have one scale, or the whole row if it is 0.
     """
 
     name: str
@@ -43,12 +45,19 @@ class Entry:
     bits: int
     kind: str
     lengths: tuple[int, ...]
+    group: int = 0
+
+    @property
+    def scales_shape(self) -> tuple[int, ...]:
+        """(R,), or (R, G) with groups, for a matrix of integers."""
+        rows, columns = self.shape
+        return (rows, -(-columns // self.group)) if self.group else (rows,)
 
     @property
     def unpacked_bytes(self) -> int:
         """Memory that the tensor takes once read."""
         count = math.prod(self.shape)
-        return count + 2 * self.shape[0] if self.bits else count * FLOAT_BYTES[self.kind]
+        return count + 2 * math.prod(self.scales_shape) if self.bits else count * FLOAT_BYTES[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,7 @@ def header_to_bytes(header: Header) -> bytes:
     """The header as JSON. Raises `ArtifactError` if it is too large or holds what JSON cannot."""
     table = [
         [entry.name, entry.role, list(entry.shape), entry.bits, entry.kind, list(entry.lengths)]
+        + ([entry.group] if entry.group else [])
         for entry in header.entries
     ]
     data = {
@@ -158,20 +168,26 @@ def _finite(text: str) -> float:
 
 
 def _entry(row: Any) -> Entry:
-    _expect(isinstance(row, list) and len(row) == 6)
-    name, role, shape, bits, kind, lengths = row
+    _expect(isinstance(row, list) and len(row) in (6, 7))
+    name, role, shape, bits, kind, lengths, *groups = row
     _expect(isinstance(name, str) and _NAME.fullmatch(name) is not None)
     _expect(isinstance(role, str) and _ROLE.fullmatch(role) is not None)
     _expect(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and isinstance(lengths, list))
     shape = tuple(_length(size) for size in shape)
     if math.prod(shape) == 0:
         raise ArtifactError(f"tensor {name} has shape {shape} and so no values")
-    _expect(type(bits) is int and (bits == 0 or MIN_BITS <= bits <= MAX_BITS))
+    _expect(type(bits) is int and 0 <= bits <= MAX_BITS)
+    group = 0
     if bits:
         _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind == "ints" and len(lengths) == 2)
+        if groups:
+            group = _length(groups[0])
+            _expect(1 <= group <= shape[1])
     else:
-        _expect(isinstance(kind, str) and kind in FLOAT_BYTES and len(lengths) == 1)
-    return Entry(name, role, shape, bits, kind, tuple(_length(length) for length in lengths))
+        _expect(isinstance(kind, str) and kind in FLOAT_BYTES and len(lengths) == 1 and not groups)
+        # They go through the coder of integers, and so are rows of no other length.
+        _expect(kind != FLOAT8 or not shape or shape[-1] <= MAX_ROW)
+    return Entry(name, role, shape, bits, kind, tuple(_length(length) for length in lengths), group)
 
 
 def _length(value: Any) -> int:

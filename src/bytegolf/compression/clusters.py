@@ -21,7 +21,7 @@ def cluster_rows(ints_RC: npt.NDArray[np.int8]) -> npt.NDArray[np.int64] | None:
 
     Lloyd 1982, from rows drawn by a fixed seed, distances between rows of length 1.
     """
-    rows, columns = ints_RC.shape
+    rows = len(ints_RC)
     clusters = clusters_allowed(rows)
     if clusters == 1 or not _alike(_directions(ints_RC[:: -(-rows // _SAMPLE)])):
         return None

@@ -129,8 +129,8 @@ def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 class ContextModel:
     """State of the model after the rows seen so far; coder and decoder step it alike.
 
-    Facts are what is told of each row of a block before its integers, one array (R,) for each of `row_tables`,
-    under whose counts they are coded: here the row's code.
+    Facts are what is told of each row of a block before its integers, one array (R,) for each of
+    `row_tables`, under whose counts they are coded: here the row's code.
     """
 
     def __init__(self, columns: int, limit: int) -> None:
@@ -272,21 +272,23 @@ def histogram(values_RC: Ints, classes_RC: Classes, shape: tuple[int, ...]) -> I
     return np.bincount(cells.reshape(-1), minlength=classes * symbols).reshape(classes, symbols)
 
 
-def scale_steps(scales_R: npt.NDArray[np.float16]) -> tuple[int, npt.NDArray[np.int8]] | None:
-    """Scales of a `Grid` as integers, so that they go through the same model: (centre, steps (·, 32)).
+def scale_steps(
+    scales_N: npt.NDArray[np.float16], row: int = SCALE_ROW
+) -> tuple[int, npt.NDArray[np.int8]] | None:
+    """Scales of a grid as integers, so that they go through the same model: (centre, steps (·, row)).
 
     A step is one storable scale, about 1/16 octave; the last row is padded with zeros. None if a scale has a
     longer mantissa than a grid gives it, or they span more than 15 octaves.
     """
-    patterns = scales_R.view(np.uint16).astype(np.int64)
+    patterns = scales_N.view(np.uint16).astype(np.int64)
     levels = patterns >> SCALE_SHIFT
     centre = int(np.median(levels))
     steps = levels - centre
     if ((levels << SCALE_SHIFT) != patterns).any() or np.abs(steps).max() > SCALE_LIMIT:
         return None
-    padded = np.zeros(-(-len(steps) // SCALE_ROW) * SCALE_ROW, dtype=np.int8)
+    padded = np.zeros(-(-len(steps) // row) * row, dtype=np.int8)
     padded[: len(steps)] = steps
-    return centre, padded.reshape(-1, SCALE_ROW)
+    return centre, padded.reshape(-1, row)
 
 
 def code_bits(ints_RC: npt.NDArray[np.int8], limit: int, clusters_R: Ints | None = None) -> float:
