@@ -3,8 +3,10 @@
 import pytest
 
 from bytegolf import tree
+from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, StandardDeviations
-from bytegolf.compression.spec import Compression, FitBytes, FixedBits, RoleGrid
+from bytegolf.compression.spec import Compression, FitBytes, FixedBits, Noise, RoleGrid
+from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import RecipeError
 from bytegolf.model.roles import Role
 
@@ -18,6 +20,9 @@ _MIXED = FixedBits(Grid(6, StandardDeviations(12.85)), (RoleGrid(Role.EMBEDDING,
         Compression(_MIXED, quantization_aware_from=0.5),
         Compression(FitBytes((Grid(8), Grid(4))), budget_bytes=1_000_000),
         Compression(FitBytes(), budget_bytes=16_000_000, passthrough_elements=0),
+        Compression(FixedBits(Ternary(64), (RoleGrid(Role.EMBEDDING, Float8()),)), noise=Noise(0.2)),
+        Compression(FitBytes((Binary(), Ternary(), Float16())), budget_bytes=10**6, prune_to_fit=True),
+        Compression(noise=Noise(0.1, (Role.MLP_UP, Role.HEAD), looped_only=True), prune=0.03),
     ],
 )
 def test_specs_survive_json(spec: Compression) -> None:
@@ -39,6 +44,13 @@ def test_fixed_bits_give_every_role_but_scalar_a_grid() -> None:
         (lambda: Compression(quantization_aware_from=1.0), "quantization_aware_from is 1"),
         (lambda: Compression(quantization_aware_from=float("nan")), "quantization_aware_from is nan"),
         (lambda: Compression(passthrough_elements=-1), "passthrough_elements is -1"),
+        (lambda: Compression(prune=1.0), "prune is 1"),
+        (lambda: Compression(FixedBits(Binary()), prune=0.1), "no zeros"),
+        (lambda: Compression(FitBytes((Grid(4), Binary())), 10**6, prune=0.1), "no zeros"),
+        (lambda: Compression(prune_to_fit=True), "prune_to_fit needs budget_bytes"),
+        (lambda: Noise(1.0), "noise.start is 1"),
+        (lambda: Noise(roles=()), "noise.roles"),
+        (lambda: Noise(roles=(Role.SCALAR,)), "noise.roles"),
         (lambda: FitBytes(()), "no grid"),
         (lambda: RoleGrid(Role.SCALAR, Grid(8)), "scalar"),
         (lambda: FixedBits(Grid(8), (RoleGrid(Role.HEAD, Grid(8)),) * 2), "twice"),

@@ -6,11 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf import tree
+from bytegolf.compression import grid as grids
 from bytegolf.compression.grid import (
     AbsMax,
+    BestQuantile,
     Clip,
     Grid,
     LeastSquares,
+    Quantile,
     Quantized,
     StandardDeviations,
     round_scale,
@@ -18,7 +21,15 @@ from bytegolf.compression.grid import (
 )
 from bytegolf.errors import DivergedError, RecipeError
 
-CLIPS: list[Clip] = [AbsMax(), StandardDeviations(12.85), StandardDeviations(2.5), LeastSquares()]
+CLIPS: list[Clip] = [
+    AbsMax(),
+    StandardDeviations(12.85),
+    StandardDeviations(2.5),
+    LeastSquares(),
+    Quantile(),
+    BestQuantile(),
+    BestQuantile(best_of="matrix"),
+]
 
 
 def _weights(rows: int, columns: int, *, seed: int = 0, spread: float = 0.05) -> torch.Tensor:
@@ -163,6 +174,9 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         lambda: StandardDeviations(float("nan")),
         lambda: LeastSquares(()),
         lambda: LeastSquares((1.2,)),
+        lambda: Quantile(0.0),
+        lambda: Quantile(1.5),
+        lambda: BestQuantile(()),
     ],
 )
 def test_grids_that_make_no_sense_are_refused(make) -> None:
@@ -186,3 +200,34 @@ def test_group_scales_cover_consecutive_columns_and_the_last_group_may_be_shorte
 @pytest.mark.parametrize(("bits", "limit"), [(1, 1), (2, 1), (3, 3), (8, 127)])
 def test_the_largest_integer_follows_from_the_bits(bits: int, limit: int) -> None:
     assert Quantized(torch.zeros(1, 1, dtype=torch.int8), torch.ones(1).half(), bits).limit == limit
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.98, 0.9999984, 1.0])
+@pytest.mark.parametrize("columns", [1, 2, 50, 513])
+def test_quantiles_lie_between_order_statistics_as_everywhere(share: float, columns: int) -> None:
+    weight = _weights(9, columns)
+    expected = torch.quantile(weight.abs().double(), share, dim=1)
+    found = grids._quantiles(weight, (share,))[0].double()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+    assert torch.equal(
+        Quantile(share).scale(weight, 15), grids.round_scale_up(grids._quantiles(weight, (share,))[0] / 15)
+    )
+
+
+def test_the_whole_quantile_clips_nothing() -> None:
+    weight = _weights(20, 300)
+    assert torch.equal(Quantile(1.0).scale(weight, 31), AbsMax().scale(weight, 31))
+
+
+def test_the_best_quantile_is_that_of_each_row_or_one_for_the_matrix() -> None:
+    weight = torch.distributions.StudentT(3.0).sample((60, 400))
+    shares = (0.98, 0.99, 0.999, 1.0)
+
+    def error(clip: Clip) -> torch.Tensor:
+        return (weight - Grid(4, clip).quantize(weight).dequantize()).square().sum(1)
+
+    alone = torch.stack([error(Quantile(share)) for share in shares])
+    assert torch.equal(error(BestQuantile(shares)), alone.min(0).values)
+    whole = error(BestQuantile(shares, best_of="matrix"))
+    assert torch.equal(whole, alone[alone.sum(1).argmin()])
+    assert float(whole.sum()) > float(error(BestQuantile(shares)).sum())

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +69,9 @@ class NoisyWeights:
 
     @torch.no_grad()
     def after_update(self) -> None:
-        self._generator.manual_seed((self._seed << 32) + self._draws)
+        # Mixed into 32 bits, which is all that the generator on CPUs takes of a seed.
+        mixed = np.random.SeedSequence((self._seed % (1 << 64), self._draws)).generate_state(1)
+        self._generator.manual_seed(int(mixed[0]))
         self._draws += 1
         for storage, modules in self._groups:
             fill_slots(modules, functools.partial(self._shaken, storage))

@@ -76,12 +76,13 @@ def fewest_that_fit(size_without: Callable[[int], int], count: int, *, size: int
     enough, small = count, size_without(count)
     if small > budget:
         return None
-    for _ in range(_TRIES):
+    for trial in range(_TRIES):
         if small >= budget * (1 - _CLOSE) or enough - too_few <= 1:
             break
-        # A straight line between both ends, aimed inside what counts as close, and never too near an end.
-        aimed = (too_large - budget * (1 - _CLOSE / 2)) / (too_large - small)
-        tried = too_few + int((enough - too_few) * min(max(aimed, 0.05), 0.95))
+        # A straight line between both ends, aimed inside what counts as close; every other time the middle,
+        # since on a bent curve the line alone comes close from one side only, and slowly.
+        aimed = (too_large - budget * (1 - _CLOSE / 2)) / (too_large - small) if trial % 2 == 0 else 0.5
+        tried = too_few + round((enough - too_few) * aimed)
         tried = min(max(tried, too_few + 1), enough - 1)
         tried_size = size_without(tried)
         if tried_size > budget:
