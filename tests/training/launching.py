@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 
-def launch(script: str, folder: Path, world: int = 2) -> None:
-    """Runs `script folder` as `world` ranks on the CPU; fails with what they printed."""
+def launch(script: Path | str, *arguments: Path | str, world: int = 2) -> None:
+    """Runs a script as `world` ranks on the CPU; fails with what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -20,7 +20,7 @@ def launch(script: str, folder: Path, world: int = 2) -> None:
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(folder)],
+            [sys.executable, str(script), *map(str, arguments)],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
