@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from toy_training import TRAINING, Clock, changed, finished, same_bits, trainer, weights
 
 from bytegolf.errors import BudgetError, DivergedError
-from bytegolf.training.averaging import Average
+from bytegolf.training.averaging import Average, StochasticAverage
 from bytegolf.training.budget import Budget
 from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.schedule import StepSchedule
 from bytegolf.training.signals import Interrupted
 
 
@@ -81,6 +82,26 @@ def test_the_schedule_follows_the_share_of_the_seconds() -> None:
     expected = [TRAINING.schedule.multiplier(step / 10, 0.0) for step in range(10)]
     assert [report.multiplier for report in reports] == pytest.approx(expected)
     assert [report.share for report in reports] == pytest.approx([(step + 1) / 10 for step in range(10)])
+
+
+def test_a_fall_over_steps_follows_the_measured_time_of_a_step() -> None:
+    clock = Clock()
+    toy = trainer(changed(budget=Budget(seconds=20.0), schedule=StepSchedule(5)), clock=clock)
+    reports = stepping(toy, clock, 2.0)
+    finished(toy)
+    assert [report.multiplier for report in reports] == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2])
+
+
+def test_snapshots_are_averaged_from_where_the_rate_is_low() -> None:
+    spec = changed(average=StochasticAverage(2, 0.7), schedule=StepSchedule(5), budget=Budget(steps=10))
+    toy = trainer(spec)
+    seen: list[dict[str, torch.Tensor]] = []
+    toy.watch = lambda progress: seen.append(weights(toy))
+    finished(toy)
+    assert toy.average is not None
+    # The factors of the last five steps are 1, 0.8, 0.6, 0.4 and 0.2.
+    for name, value in toy.average.averages().items():
+        torch.testing.assert_close(value, (seen[7][name] + seen[9][name]) / 2, rtol=1e-12, atol=1e-14)
 
 
 def test_training_learns() -> None:

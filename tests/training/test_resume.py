@@ -13,8 +13,10 @@ import torch
 from toy_training import Clock, changed, finished, outcome, same_bits, trainer
 
 from bytegolf.errors import CheckpointError
+from bytegolf.training.averaging import Average, StochasticAverage
 from bytegolf.training.budget import Budget
 from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.schedule import StepSchedule
 from bytegolf.training.signals import Interrupted
 from bytegolf.training.spec import Training
 
@@ -51,8 +53,10 @@ def resumed(toy: Trainer) -> Trainer:
     [
         changed(checkpoint_seconds=2.5),
         changed(budget=Budget(tokens=640), average=None, checkpoint_seconds=2.5),
+        changed(average=StochasticAverage(2, 0.8), schedule=StepSchedule(6), checkpoint_seconds=2.5),
+        changed(average=Average(0.8, corrected=False), checkpoint_seconds=2.5),
     ],
-    ids=["steps", "tokens"],
+    ids=["steps", "tokens", "snapshots", "uncorrected"],
 )
 def test_a_run_killed_between_checkpoints_reaches_the_same_bits(
     tmp_path: Path, spec: Training, dtype: torch.dtype
