@@ -7,7 +7,7 @@ take data from strangers: they allocate no more than the asked-for shape and ans
 Integers go to the range coder in the arrangement that its own model says is smallest: as they are,
 transposed, with rows in clusters, with a common row taken out. The model's answer costs a fraction of a
 second, so that only the best is coded. General compressors take 1 to 4 s a million integers and lose on
-all but small or repetitive matrices: beyond 64 KiB they are tried only if their rate on the first rows wins.
+all but small or repetitive matrices: beyond 64 KiB they are tried only if their rate on some rows wins.
 """
 
 import math
@@ -35,7 +35,7 @@ Int8s = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-#: Bytes up to which every general compressor is tried on all, and those of the first rows that decide beyond.
+#: Bytes up to which every general compressor is tried on all, and those of the rows that decide beyond.
 _SMALL, _PROBE = 1 << 16, 1 << 14
 #: The largest magnitude of an e4m3 pattern, 448; one more is its NaN.
 _FLOAT8_LARGEST, _FLOAT8_LIMIT = 0x7E, 0x7F
@@ -70,8 +70,10 @@ def encode_ints(ints_RC: Int8s, limit: int) -> bytes:
     for method, payload in _packed(ints_RC, limit):
         coded = min(coded, bytes([method]) + payload, key=len)
     if ints_RC.size > _SMALL:
-        first_RC = ints_RC[: max(1, _PROBE // ints_RC.shape[1])]
-        rate = min(len(payload) for _, payload in _compressed(first_RC, limit)) / first_RC.size
+        # From the middle: an embedding begins with tokens that rarely occur, and whose rows are nearly equal.
+        rows = max(1, _PROBE // ints_RC.shape[1])
+        probe_RC = ints_RC[(len(ints_RC) - rows) // 2 :][:rows]
+        rate = min(len(payload) for _, payload in _compressed(probe_RC, limit)) / probe_RC.size
         if rate * ints_RC.size >= len(coded):
             return coded
     for method, payload in _compressed(ints_RC, limit):
