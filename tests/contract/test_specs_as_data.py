@@ -21,11 +21,11 @@ from bytegolf.model.roles import Component, Role, parameter_roles
 from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
-from bytegolf.training.averaging import Average
+from bytegolf.training.averaging import Average, StochasticAverage
 from bytegolf.training.budget import Budget
 from bytegolf.training.groups import Adam, Optimizers
 from bytegolf.training.muon import Muon
-from bytegolf.training.schedule import Schedule
+from bytegolf.training.schedule import Schedule, StepSchedule
 from bytegolf.training.spec import Training
 from bytegolf.tree import from_json, to_json
 
@@ -45,7 +45,13 @@ TRAININGS = [
         precision="float64",
         validate_at=(0.1,),
     ),
-    Training(Budget(steps=1), rows=1, length=1, average=Average(0.0)),
+    Training(Budget(steps=1), rows=1, length=1, average=Average(0.0, corrected=False)),
+    Training(
+        Budget(seconds=9.0),
+        optimizers=Optimizers(Muon(equalize_rows=True, steps=3, sharded=True)),
+        schedule=StepSchedule(300, floor=0.1),
+        average=StochasticAverage(5, 0.2),
+    ),
 ]
 TREES: list[Any] = [*list(SPECS.values())[::5], *TRAININGS, Compression()]
 
