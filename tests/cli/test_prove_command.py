@@ -13,7 +13,7 @@ from bytegolf.artifact.container import read_artifact, write_artifact
 from bytegolf.cli import main
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.spec import Compression, FixedBits
-from bytegolf.evaluation.adaptation import ScoreFirstSgd
+from bytegolf.evaluation.adaptation import DocumentLora, ScoreFirstSgd
 from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
@@ -28,6 +28,7 @@ from bytegolf.tokens.shards import open_prepared
 from bytegolf.tokens.spec import Bytes
 from bytegolf.training.budget import Budget
 from bytegolf.training.spec import Training
+from bytegolf.tree import to_json
 
 CONDITIONS = [
     "causality", "normalization", "each byte once", "order", "split", "size", "budget", "reproducibility",
@@ -157,6 +158,30 @@ def test_a_model_that_learns_from_the_text_is_proved_too(copied: Path) -> None:
     assert code == 0, certificate["verdicts"]
     assert certificate["score"]["plan"] == "chunked 32, adaptive"
     assert "only after their scores" in sentence(certificate, "order")
+
+
+def test_adapters_on_documents_are_scored_and_proved_but_not_packed(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "artifact.bg"
+    contents = read_artifact(path)
+    spec = DocumentLora(chunk=16, length=32)
+    contents.recipe["evaluation"]["adaptation"] = to_json(spec)
+    write_artifact(path, contents)
+    text = copied / "held_out.txt"
+    text.write_text("Some words that come again. " * 9)
+    words = ["evaluate", str(path), "--text", str(text), "--device", "cpu", "--json"]
+    assert main([*words, "--adapt", "--plans", "Chunked", "PerDocument"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    # It has windows of its own, so there is one score for both plans.
+    assert [row["plan"] for row in rows] == ["per document, chunks of 16 in 32, adaptive"]
+    certificate = prove(copied, "--text", str(text), "--adapt", "--round-trip")[1]
+    assert certificate["score"]["bits_per_byte"] == pytest.approx(rows[0]["bits_per_byte"])
+    assert outcomes(certificate)["causality"] == outcomes(certificate)["order"] == "pass"
+    assert outcomes(certificate)["round trip"] == "not checked"
+    assert "pack without --adapt" in sentence(certificate, "round trip")
+    assert main(["pack", str(text), "-m", str(path), "--adapt", "--device", "cpu"]) == 2
+    assert "DocumentLora learns in each document" in capsys.readouterr().err
 
 
 def test_another_seed_tries_other_places(copied: Path) -> None:

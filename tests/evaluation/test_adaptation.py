@@ -1,6 +1,8 @@
 """Learning from a text while it is scored: only from what has its score, on a copy, better on repetition."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,8 +112,68 @@ def test_the_rate_falls_to_nothing_over_the_text() -> None:
     assert all(torch.equal(a, b) for a, b in zip(learner.model.parameters(), MODEL.parameters(), strict=True))
 
 
+def learnings(
+    spec: ScoreFirstSgd, plan: Chunked | Sliding, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[int, int, float]]:
+    """What was learned from while the text was scored: first target, stop, rate."""
+    seen: list[tuple[int, int, float]] = []
+
+    def learn(self: SgdLearner, session: Session, spans: Sequence[tuple[int, int]], share: float) -> None:
+        ((first, stop),) = spans
+        session.release(first, stop)
+        seen.append((first, stop, self.rate(share)))
+
+    monkeypatch.setattr(SgdLearner, "learn", learn)
+    score(MODEL, TOKENIZER, IDS, STARTS, plan, adaptation=spec)
+    return seen
+
+
+def test_rates_are_those_of_the_published_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = -(-(len(IDS) - 1) // 64)
+    assert chunks == 12
+    expected = [
+        (64 * i, 64 * (i + 1), 0.05 * 0.5 * (1 + math.cos(math.pi * i / (chunks - 1))))
+        for i in range(chunks - 1)
+    ]
+    found = learnings(replace(SPEC, chunk=64), Chunked(32), monkeypatch)
+    assert [spans for *spans, _ in found] == [spans for *spans, _ in expected]
+    np.testing.assert_allclose([rate for *_, rate in found], [rate for *_, rate in expected])
+    assert found[0][2] == 0.05
+
+
+def test_a_constant_rate_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = learnings(replace(SPEC, chunk=64, final_rate=1.0), Chunked(32), monkeypatch)
+    assert {rate for *_, rate in found} == {0.05}
+    monkeypatch.undo()
+    shorter, starts = IDS[:401], STARTS[STARTS < 400]
+    differences = []
+    for final_rate in (0.0, 1.0):
+        spec = replace(SPEC, final_rate=final_rate)
+        whole = score(MODEL, TOKENIZER, IDS, STARTS, Chunked(32), adaptation=spec).nats_N[:384]
+        part = score(MODEL, TOKENIZER, shorter, starts, Chunked(32), adaptation=spec).nats_N[:384]
+        differences.append(np.abs(whole - part).max())
+    assert differences[0] > 1e-2
+    assert differences[1] < 1e-3
+
+
+def test_a_window_belongs_to_the_chunk_in_which_it_begins_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Windows score 0–31, 32–39, 40–47, …: the stride divides no chunk of 100.
+    found = learnings(SPEC, Sliding(32, 8), monkeypatch)
+    assert [(first, stop) for first, stop, _ in found[:3]] == [(0, 104), (104, 200), (200, 304)]
+    assert found[-1][1] == 704
+    assert len(IDS) - 1 == 707
+
+
 @pytest.mark.parametrize(
-    "settings", [{"chunk": 0}, {"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"clip": 0.0}]
+    "settings",
+    [
+        {"chunk": 0},
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"momentum": 1.0},
+        {"clip": 0.0},
+        {"final_rate": 1.1},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(RecipeError, match=next(iter(settings))):

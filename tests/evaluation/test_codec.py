@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bytegolf.errors import PackedError
 from bytegolf.evaluation.adaptation import ScoreFirstSgd
+from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.codec import PackReport, pack, parallel_ledger, unpack
 from bytegolf.evaluation.packed import packed_to_bytes, read_packed
 from bytegolf.evaluation.windows import Sliding
@@ -122,6 +123,16 @@ def test_a_learning_model_is_followed_by_its_decoder() -> None:
     np.testing.assert_allclose(report.ledger.nats[counted], parallel.nats[counted], rtol=0, atol=1e-3)
     with pytest.raises(PackedError, match="names no adaptation"):
         unpack(MODEL, BYTES, report.packed, DIGEST)
+
+
+def test_coding_and_scoring_learn_after_the_same_windows() -> None:
+    # Neither the first window nor the stride divides the chunk.
+    text, adaptation = TEXT[:500], replace(ADAPTATION, chunk=98)
+    report = pack(MODEL, BYTES, text, DIGEST, PLAN, streams=1, adaptation=adaptation)
+    scored = score(MODEL, BYTES, *token_stream(BYTES, [text]), PLAN, adaptation=adaptation)
+    np.testing.assert_allclose(
+        report.ledger.nats[report.ledger.counted], scored.nats_N[: len(text)], rtol=0, atol=1e-3
+    )
 
 
 def test_a_decoder_that_learns_otherwise_is_noticed() -> None:

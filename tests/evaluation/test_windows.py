@@ -1,31 +1,48 @@
 """Window plans: every target in exactly one window, with as much context as the plan promises."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import RecipeError
-from bytegolf.evaluation.windows import Chunked, PerDocument, Sliding, WindowPlan
+from bytegolf.evaluation.windows import Chunked, DocumentChunks, PerDocument, Plan, Sliding, WindowPlan
 
 
 def with_stride(kind: type[Sliding] | type[PerDocument]) -> st.SearchStrategy[WindowPlan]:
     return st.integers(1, 40).flatmap(lambda length: st.builds(kind, st.just(length), st.integers(1, length)))
 
 
-plans = st.builds(Chunked, st.integers(1, 40)) | with_stride(Sliding) | with_stride(PerDocument)
+in_chunks = st.integers(1, 40).flatmap(
+    lambda length: st.builds(DocumentChunks, st.just(length), st.integers(1, length))
+)
+plans = st.builds(Chunked, st.integers(1, 40)) | with_stride(Sliding) | with_stride(PerDocument) | in_chunks
 document_starts = st.lists(st.integers(0, 130), max_size=8).map(lambda xs: np.array(sorted({0, *xs})))
 
 
 @settings(max_examples=300, deadline=None)
 @given(plan=plans, starts=document_starts, targets=st.integers(0, 120))
-def test_every_target_is_scored_once_and_in_order(plan: WindowPlan, starts: np.ndarray, targets: int) -> None:
+def test_every_target_is_scored_once_and_in_order(plan: Plan, starts: np.ndarray, targets: int) -> None:
     scored = []
     for window in plan.windows(starts, targets):
         assert 0 <= window.start <= window.scored < window.stop <= targets
         assert window.stop - window.start <= plan.length
         scored += range(window.scored, window.stop)
     assert scored == list(range(targets))
+
+
+@pytest.mark.parametrize("rest", [0, 1, -1])
+@pytest.mark.parametrize("stride", [16, 64])
+@pytest.mark.parametrize("kind", [Sliding, PerDocument, DocumentChunks])
+def test_ends_of_texts_are_neither_dropped_nor_repeated(kind: Any, stride: int, rest: int) -> None:
+    plan = kind(1024, stride)
+    for targets in (2 * stride + rest, 1024 + rest, 1024, 3 * 1024 + 5 * stride + rest):
+        for starts in ([0], [0, stride], [0, 1, targets - 1], [0, stride + 1, 1024]):
+            windows = list(plan.windows(np.array([s for s in starts if s < targets]), targets))
+            assert [i for w in windows for i in range(w.scored, w.stop)] == list(range(targets))
+            assert all(w.stop - w.start <= 1024 for w in windows)
 
 
 @settings(max_examples=100, deadline=None)
@@ -40,9 +57,7 @@ def test_sliding_gives_every_target_but_the_first_ones_its_context(plan: Sliding
 
 @settings(max_examples=200, deadline=None)
 @given(plan=plans, starts=document_starts, targets=st.integers(0, 120), more=st.integers(0, 60))
-def test_a_longer_text_changes_no_context(
-    plan: WindowPlan, starts: np.ndarray, targets: int, more: int
-) -> None:
+def test_a_longer_text_changes_no_context(plan: Plan, starts: np.ndarray, targets: int, more: int) -> None:
     starts = starts[starts <= targets]
     context = {
         target: window.start
@@ -93,9 +108,10 @@ def test_a_plan_by_hand() -> None:
         (Chunked(8), "chunked 8"),
         (Sliding(8, 2), "sliding 2 of 8"),
         (PerDocument(8, 2), "per document, sliding 2 of 8"),
+        (DocumentChunks(8, 2), "per document, chunks of 2 in 8"),
     ],
 )
-def test_plans_name_themselves(plan: WindowPlan, name: str) -> None:
+def test_plans_name_themselves(plan: Plan, name: str) -> None:
     assert plan.name == name
 
 

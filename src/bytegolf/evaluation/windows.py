@@ -112,8 +112,8 @@ WindowPlan = Chunked | Sliding | PerDocument
 class DocumentChunks:
     """Each document on its own, `chunk` targets a window, which reaches back over at most `length` tokens.
 
-    Contexts are those of `PerDocument(length, chunk)`, but no window scores more than a chunk, so that there
-    is something to learn from between any two.
+    Where `chunk` divides `length`, contexts are those of `PerDocument(length, chunk)`; but no window scores
+    more than a chunk, so that there is something to learn from between any two.
     """
 
     length: int

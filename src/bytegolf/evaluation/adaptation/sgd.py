@@ -89,25 +89,25 @@ class SgdLearner:
         self._optimizer = torch.optim.SGD(self._parameters, lr=spec.learning_rate, momentum=spec.momentum)
 
     def learn(self, session: Session, spans: Sequence[tuple[int, int]], share: float) -> None:
-        """Learns from the targets of `spans` (first, stop), once they are released.
-
-        share: how far the rate has come from its beginning to its end, 0..1.
-        """
+        """Learns from the targets of `spans` (first, stop), once they are released; share: see `rate`."""
         parts = [session.release(first, stop) for first, stop in spans if stop > first]
         if not parts:
             return
         ids, targets, starts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         # Spans of different streams lie side by side here and must not see each other.
         starts[np.cumsum([0, *(len(part[0]) for part in parts[:-1])])] = True
-        final = self.spec.final_rate
-        rate = self.spec.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * share)))
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate(share)
         size = self.spec.length * self.spec.rows
         with torch.enable_grad():
             for _ in range(self.spec.epochs):
                 for first in range(0, len(ids), size):
                     self._step(*(array[first : first + size] for array in (ids, targets, starts)))
+
+    def rate(self, share: float) -> float:
+        """The learning rate when `share` (0..1) of the way from its beginning to its end lies behind."""
+        final = self.spec.final_rate
+        return self.spec.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * share)))
 
     def _step(self, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> None:
         length = self.spec.length
