@@ -12,6 +12,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from bytegolf.errors import RecipeError
+from bytegolf.model.attention import Attention
 from bytegolf.model.loop import layer_order
 from bytegolf.model.roles import LOOKUP_ROLES, Role, parameter_roles
 from bytegolf.model.spec import LanguageModel
@@ -244,9 +245,12 @@ def _kept(block: Block, width: int, length: int, rows: int, dtype: torch.dtype) 
         return tensor
 
     x_BTD = torch.randn(rows, length, width, dtype=dtype).requires_grad_()
-    starts_BT = torch.zeros(rows, length, dtype=torch.bool)
+    stream = Stream.of(torch.zeros(rows, length, dtype=torch.bool))
+    if isinstance(block.mixer, Attention) and block.mixer.shared_values:
+        shared_BTX = torch.randn(rows, length, block.mixer.value_width(width), dtype=dtype)
+        stream.shared_values_BTX = shared_BTX.requires_grad_()
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         # The output must stay alive while sizes are taken: freed memory would be counted under one address.
-        y_BTD = layer(x_BTD, x_BTD.detach().clone().requires_grad_(), Stream.of(starts_BT))
+        y_BTD = layer(x_BTD, x_BTD.detach().clone().requires_grad_(), stream)
     assert y_BTD.shape == x_BTD.shape
     return sum(sizes.values())

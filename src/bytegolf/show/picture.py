@@ -6,9 +6,12 @@ from pathlib import Path
 
 from bytegolf.errors import RecipeError
 from bytegolf.files import atomic_write
+from bytegolf.model.embedding import FactoredEmbedding
+from bytegolf.model.spec import Model
 from bytegolf.show.network import LayerPlan, NetworkPlan
 
 FORMATS = (".svg", ".png", ".pdf")
+_CAPS = {"tanh": "soft cap", "polynomial": "polynomial cap"}
 
 
 def text_picture(plan: NetworkPlan) -> list[str]:
@@ -17,10 +20,10 @@ def text_picture(plan: NetworkPlan) -> list[str]:
     arcs = arc_columns(plan.layers)
     labels = [f"{layer.layer:>3}  {_label(layer)}" for layer in plan.layers]
     width = max(len(label) for label in labels)
-    lines = [f"     embedding {model.vocabulary:,} × {model.width}"]
+    lines = [f"     {_inlet(model)}"]
     lines += [f"{label:{width}}  {arcs[i]}".rstrip() for i, label in enumerate(labels)]
-    cap = "" if model.soft_cap is None else f", soft cap {model.soft_cap:g}"
-    return [*lines, f"     head: the embedding again{cap}"]
+    cap = "" if model.soft_cap is None else f", {_CAPS[model.cap_form]} {model.soft_cap:g}"
+    return [*lines, f"     head: the embedding again{', biased' * model.embedding.bias}{cap}"]
 
 
 def arc_columns(layers: Sequence[LayerPlan]) -> list[str]:
@@ -66,7 +69,7 @@ def draw_svg(plan: NetworkPlan, path: Path) -> None:
     axes.set_ylim(count + 0.6, -1.6)
     model = plan.recipe.model
     heaviest = max(layer.parameters for layer in plan.layers)
-    boxes = [(-1, f"embedding {model.vocabulary:,} × {model.width}", 0.15)]
+    boxes = [(-1, _inlet(model), 0.15)]
     boxes += [
         (
             layer.index,
@@ -96,6 +99,22 @@ def draw_svg(plan: NetworkPlan, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lstrip("."))
     atomic_write(path, buffer.getvalue())
+
+
+def _inlet(model: Model) -> str:
+    """What makes the input of the first layer, and of values."""
+    embedding = model.embedding
+    if isinstance(embedding, FactoredEmbedding):
+        parts = [f"embedding {model.vocabulary:,} × {embedding.inner} × {model.width}"]
+    else:
+        parts = [f"embedding {model.vocabulary:,} × {model.width}"]
+    if model.bigram is not None:
+        parts.append(f"{type(model.bigram).__name__} {model.bigram.buckets:,} × {model.bigram.width}")
+    if model.smear is not None:
+        parts.append(type(model.smear).__name__)
+    if model.value_embedding is not None:
+        parts.append(f"shared values {model.vocabulary:,} × {model.value_embedding.width}")
+    return " + ".join(parts)
 
 
 def _label(layer: LayerPlan) -> str:
