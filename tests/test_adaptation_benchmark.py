@@ -1,0 +1,67 @@
+"""benchmarks/adaptation.py on a toy: complete ledgers of one text, and gains that are differences."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from bytegolf.evaluation.adaptation import DocumentLora, ScoreFirstSgd
+from bytegolf.evaluation.bits import score, token_stream
+from bytegolf.evaluation.windows import Chunked, PerDocument
+from bytegolf.model.attention import Attention
+from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import Model
+from bytegolf.model.stack import Block
+from bytegolf.running.progress import Display
+from bytegolf.serving.artifact import Artifact
+from bytegolf.tokens.tokenizer import ByteTokenizer
+
+TEXTS = ["one and one is two. " * 9, "nothing comes of nothing. " * 7, "short"]
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    torch.manual_seed(0)
+    block = Block(Attention(2, 1), SquaredMlp(16))
+    spec = Model(
+        width=16, layers=(block,), embedding=TiedEmbedding(0.3), vocabulary=ByteTokenizer().vocabulary
+    )
+    return Artifact(spec.build(), ByteTokenizer(), {"name": "toy"}, {}, context=32, digest=bytes(32))
+
+
+def test_every_way_scores_the_same_text(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import adaptation
+
+    loras = [DocumentLora(chunk=16, length=32, learning_rate=rate) for rate in (0.02, 0.01)]
+    sgds = [ScoreFirstSgd(chunk=64, length=32, learning_rate=0.05)]
+    tried = list(adaptation.ways(32, 8, loras, sgds))
+    found = adaptation.record(artifact, TEXTS, tried, Display(Console(quiet=True)))
+    assert json.loads(json.dumps(found)) == found
+    rows = found["rows"]
+    assert [row["plan"] for row in rows] == [
+        "sliding 8 of 32",
+        "chunked 32",
+        "per document, sliding 8 of 32",
+        *["per document, chunks of 16 in 32"] * 3,
+        "sliding 8 of 32",
+    ]
+    ledgers = [row["ledger"] for row in rows]
+    size = sum(map(len, TEXTS))
+    assert {ledger["bytes"] for ledger in ledgers} == {size}
+    assert {ledger["targets"] for ledger in ledgers} == {size + len(TEXTS)}
+    assert [ledger["released"] > 0 for ledger in ledgers] == [False] * 4 + [True] * 3
+    for row in rows:
+        assert row["gain_over_sliding"] == rows[0]["bits_per_byte"] - row["bits_per_byte"]
+    stream = token_stream(artifact.tokenizer, TEXTS)
+    plain = score(artifact.model, artifact.tokenizer, *stream, PerDocument(32, 8))
+    learning = score(artifact.model, artifact.tokenizer, *stream, Chunked(32), adaptation=loras[0])
+    assert rows[2]["bits_per_byte"] == pytest.approx(plain.bits_per_byte)
+    assert rows[4]["bits_per_byte"] == pytest.approx(learning.bits_per_byte)
+    assert rows[4]["bits_per_byte"] < rows[3]["bits_per_byte"]
+    assert adaptation.table(found).row_count == len(rows)
+    del sys.modules["adaptation"]
