@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bytegolf.artifact import coding
+from bytegolf.artifact import coding, ranges
 from bytegolf.artifact.coding import Method
 from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
 from bytegolf.compression.grid import Grid, StandardDeviations
@@ -55,7 +55,7 @@ def test_unused_tokens_are_found_and_cost_little() -> None:
     coded = coding.encode_ints(ints, 31)
     assert coded[0] == Method.COMMON_ROW
     assert np.array_equal(coding.decode_ints(coded, ints.shape, 31), ints)
-    assert len(coded) < 0.93 * (1 + len(coding._range_encode(ints, 31)))
+    assert len(coded) < 0.93 * (1 + len(ranges.encode(ints, 31)))
     scales = coding.encode_scales(quantized.scales.numpy())
     assert estimate_bytes(quantized) - TENSOR_OVERHEAD_BYTES == pytest.approx(
         len(coded) + len(scales), rel=0.01

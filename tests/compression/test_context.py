@@ -46,8 +46,10 @@ def test_classes_follow_the_size_of_rows_and_columns() -> None:
     block[:, 4:] = 16
     model = ContextModel(8, 31)
     codes = model.row_codes(block)
-    model.update(block, codes, model.histogram(block, model.classes(codes)))
-    classes = model.classes(codes[:1])[0].astype(int)
+    classes, flipped = model.classes((codes,))
+    assert flipped is None
+    model.update(block, (codes,), context.histogram(block, classes, model.counts_KS.shape))
+    classes = model.classes((codes[:1],))[0][0].astype(int)
     # Three octaves apart, three classes an octave; the columns' start values pull them together a little.
     assert 8 <= classes[4] - classes[0] <= 9
 

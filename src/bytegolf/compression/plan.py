@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.compression.common_row import split_common_row
-from bytegolf.compression.context import SCALE_LIMIT, code_bits, scale_steps
+from bytegolf.compression.context import SCALE_LIMIT, SCALE_ROW, code_bits, scale_steps
 from bytegolf.compression.grid import Quantized
 from bytegolf.compression.storage import Storage, Stored, dequantized
 from bytegolf.errors import RecipeError
@@ -90,22 +90,33 @@ def estimate_bytes(stored: Stored) -> float:
 
 def _integer_bits(matrix: Quantized) -> float:
     ints_RC = matrix.ints.detach().cpu().numpy()
-    scales = matrix.scales.detach().cpu().numpy().reshape(-1)
+    scales = matrix.scales.detach().cpu().numpy()
+    grouped = scales.ndim == 2 and scales.shape[1] > 1
     bits = code_bits(ints_RC, matrix.limit)
     common = split_common_row(ints_RC, matrix.limit)
     if common is not None:
         bits = min(bits, code_bits(common.ints_RC, matrix.limit) + common.members_R.size)
     if matrix.bits == 1:
         bits = min(bits, float(ints_RC.size))
-    split = scale_steps(scales)
-    return bits + (16 * len(scales) if split is None else code_bits(split[1], SCALE_LIMIT))
+    split = scale_steps(scales.reshape(-1), scales.shape[1] if grouped else SCALE_ROW)
+    return bits + (16 * scales.size if split is None else code_bits(split[1], SCALE_LIMIT))
 
 
 def _float_bits(values: Tensor) -> float:
-    """Entropy of each byte of a float by its place in it: what a byte-wise coder makes of shuffled floats."""
-    planes = values.detach().cpu().contiguous().view(torch.uint8).reshape(-1, values.element_size()).numpy()
+    """Eight-bit floats go through the coder's model in the order of their values.
+
+    Of longer ones, the entropy of each byte by its place: what a byte-wise coder makes of shuffled floats.
+    """
+    rows = len(values)
+    planes = (
+        values.detach().cpu().contiguous().view(torch.uint8).reshape(rows, -1, values.element_size()).numpy()
+    )
+    if planes.shape[2] == 1:
+        patterns_RC = planes[:, :, 0]
+        magnitude_RC = (patterns_RC & 127).astype(np.int8)
+        return code_bits(np.where(patterns_RC > 127, ~magnitude_RC, magnitude_RC), 127)
     bits = 0.0
-    for plane in planes.T:
+    for plane in planes.reshape(-1, planes.shape[2]).T:
         counts = np.bincount(plane, minlength=256)
         counts = counts[counts > 0]
         bits -= float((counts * np.log2(counts / len(plane))).sum())

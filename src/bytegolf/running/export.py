@@ -73,14 +73,15 @@ class PlanChoice:
     def plan(self, *, margin: float = 0.0) -> Plan:
         """The grid of each role: as the recipe says, or the best that fits its budget less `margin` of it.
 
-        Raises `BudgetError` if even the coarsest choice does not fit, with what would.
+        Raises `BudgetError` if even the coarsest choice does not fit, with what would; where the file can
+        still be pruned to fit, it is the coarsest.
         """
         if isinstance(self._spec.plan, FixedBits):
             return self._spec.plan.grids()
         budget = self._spec.budget_bytes
         assert budget is not None
         fitted = fit(self._costs, budget_bytes=int(budget * (1 - margin)), fixed_bytes=self._fixed_bytes)
-        if not fitted.fits:
+        if not fitted.fits and not self._spec.prune_to_fit:
             raise BudgetError(
                 f"compression.budget_bytes={budget:,} is missed by {fitted.miss_bytes:,} bytes "
                 f"with the coarsest grids; {fitted.remedy} (then: bytegolf compress FOLDER)"
@@ -96,10 +97,11 @@ def early_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> Plan
 def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> None:
     """Raises `BudgetError` before training if the coarsest grids cannot fit the byte budget.
 
-    Weights are stood in for by normal ones, which a trained matrix resembles when it is coded.
+    Weights are stood in for by normal ones, which a trained matrix resembles when it is coded. How far a file
+    can be pruned is known only after training.
     """
     spec = recipe.compression
-    if not isinstance(spec.plan, FitBytes) or spec.budget_bytes is None:
+    if not isinstance(spec.plan, FitBytes) or spec.budget_bytes is None or spec.prune_to_fit:
         return
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
     generator = torch.Generator().manual_seed(0)
