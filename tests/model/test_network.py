@@ -1,6 +1,7 @@
 """The whole network against its equations, written out token by token in plain loops."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 from bytegolf.model.attention import Attention, AttentionLayer
 from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import SquaredMlp, SquaredMlpLayer, SwiGlu, SwiGluLayer
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block, BlockLayer
@@ -18,9 +20,9 @@ WIDTH = 8
 LAYERS = (
     Block(Attention(heads=4, key_value_heads=2, head_width=4, window=2, query_gain=2.0), SquaredMlp(6)),
     Block(Attention(heads=2, key_value_heads=1, rotary_dimensions=2, rotary_base=50.0), SwiGlu(5)),
-    Block(Attention(heads=2, key_value_heads=2), SquaredMlp(6, slope=0.5)),
+    Block(Attention(heads=2, key_value_heads=2), SquaredMlp(6, slope=0.5, norm_output=True)),
     Block(Attention(heads=2, key_value_heads=1), SquaredMlp(6)),
-    Block(Attention(heads=1, key_value_heads=1, head_width=2), SwiGlu(3)),
+    Block(Attention(heads=1, key_value_heads=1, head_width=2), SwiGlu(3, norm_output=True)),
 )
 
 
@@ -66,33 +68,44 @@ def attention(layer: AttentionLayer, xs: list[Tensor], documents: list[int]) -> 
 def mlp(layer: torch.nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, SwiGluLayer):
         gate = layer.gate.weight @ x
-        return layer.down.scale_D * (
-            layer.down.weight @ (gate / (1 + torch.exp(-gate)) * (layer.up.weight @ x))
-        )
-    assert isinstance(layer, SquaredMlpLayer)
-    h = layer.up.weight @ x
-    return layer.down.scale_D * (layer.down.weight @ torch.where(h > 0, h**2, (layer.slope * h) ** 2))
+        h = gate / (1 + torch.exp(-gate)) * (layer.up.weight @ x)
+    else:
+        assert isinstance(layer, SquaredMlpLayer)
+        h = layer.up.weight @ x
+        h = torch.where(h > 0, h**2, (layer.slope * h) ** 2)
+    return layer.down.scale_D * (layer.down.weight @ (normalized(h) if layer.norm_output else h))
 
 
-def block(layer: BlockLayer, xs: list[Tensor], x0s: list[Tensor], documents: list[int]) -> list[Tensor]:
+def block(
+    layer: BlockLayer, xs: list[Tensor], x0s: list[Tensor], documents: list[int], scale: float
+) -> list[Tensor]:
     mix = layer.residual_mix_2D
     xs = [mix[0] * x + mix[1] * x0 for x, x0 in zip(xs, x0s, strict=True)]
-    mixed = attention(layer.mixer, [normalized(x) for x in xs], documents)
+    mixed = attention(layer.mixer, [scale * normalized(x) for x in xs], documents)
     xs = [x + y for x, y in zip(xs, mixed, strict=True)]
-    return [x + mlp(layer.mlp, normalized(x)) for x in xs]
+    return [x + mlp(layer.mlp, scale * normalized(x)) for x in xs]
 
 
 def log_probabilities(model: LanguageModel, ids: list[int], documents: list[int]) -> Tensor:
     table, spec = model.embedding.weight, model.spec
     xs = x0s = [normalized(table[i]) for i in ids]
-    half = len(spec.layers) // 2 if spec.skips else 0
+    order = list(range(len(spec.layers)))
+    if spec.loop is not None:
+        first, end = spec.loop.first, spec.loop.last + 1
+        order = order[:first] + order[first:end] * spec.loop.passes + order[end:]
+    half = len(order) // 2 if spec.skips else 0
     stored = []
-    for index, layer in enumerate(model.stack.blocks):
+    for place, number in enumerate(order):
+        layer = model.stack.blocks[number]
         assert isinstance(layer, BlockLayer)
-        if spec.skips and half <= index < 2 * half:
-            skip = stored[2 * half - 1 - index]
-            xs = [x + model.stack.skip_ND[index - half] * s for x, s in zip(xs, skip, strict=True)]
-        xs = block(layer, xs, x0s, documents)
+        if spec.skips and half <= place < 2 * half:
+            skip = [model.stack.skip_ND[place - half] * s for s in stored[2 * half - 1 - place]]
+            if spec.skips == "gated":
+                share = 1 / (1 + torch.exp(-model.stack.gate_ND[place - half]))
+                xs = [share * x + (1 - share) * s for x, s in zip(xs, skip, strict=True)]
+            else:
+                xs = [x + s for x, s in zip(xs, skip, strict=True)]
+        xs = block(layer, xs, x0s, documents, 1 / math.sqrt(number + 1) if spec.scaled_norms else 1.0)
         stored.append(xs)
     logits = torch.stack([table @ normalized(x) for x in xs])
     if spec.soft_cap is not None:
@@ -101,13 +114,21 @@ def log_probabilities(model: LanguageModel, ids: list[int], documents: list[int]
 
 
 @pytest.mark.parametrize("layers", [LAYERS, LAYERS[:4], LAYERS[1:2]], ids=["five", "four", "one"])
-@pytest.mark.parametrize(("skips", "cap"), [(True, 4.0), (False, None)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"skips": True, "soft_cap": 4.0},
+        {"skips": False, "soft_cap": None},
+        {"skips": "gated", "scaled_norms": True},
+        {"skips": True, "loop": Loop(0, 0, 3)},
+        {"skips": "gated", "loop": Loop(0, 0, 2), "scaled_norms": True, "residual_mix": "phase"},
+    ],
+    ids=["skips", "plain", "gated", "looped", "all"],
+)
 @torch.no_grad()
-def test_the_network_computes_its_equations(
-    layers: tuple[Block, ...], skips: bool, cap: float | None
-) -> None:
+def test_the_network_computes_its_equations(layers: tuple[Block, ...], changes: dict[str, Any]) -> None:
     torch.manual_seed(1)
-    spec = Model(WIDTH, layers, TiedEmbedding(0.5), skips=skips, soft_cap=cap, vocabulary=11)
+    spec = Model(WIDTH, layers, TiedEmbedding(0.5), vocabulary=11, **changes)
     model = spec.build().double()
     model.compute_dtype = torch.float64
     for parameter in model.parameters():
