@@ -17,8 +17,8 @@ class Evaluation:
     """How the artifact is scored, and what else the report shows.
 
     plans: windows; the first is the headline. adaptation: learning from the text while it is scored, for a
-    second score under the headline's windows. prompts: beginnings that the model continues, with
-    sample_tokens tokens each. coloured_bytes: how much held-out text is shown byte by byte.
+    second score under the headline's windows, or its own if it has any. prompts: beginnings that the model
+    continues, with sample_tokens tokens each. coloured_bytes: how much held-out text is shown byte by byte.
     """
 
     plans: tuple[WindowPlan, ...] = (Sliding(1024, 64), Chunked(1024))

@@ -100,7 +100,7 @@ class Session:
         # Zeros take no memory until they are written: a decoder is told the number of tokens by a stranger.
         self._nats = np.zeros(targets)
         self._passes = np.zeros(targets, dtype=np.int32)
-        self._calls = 0
+        self._calls = self._scored = 0
 
     @property
     def targets(self) -> int:
@@ -114,7 +114,7 @@ class Session:
     @property
     def scored(self) -> int:
         """How many targets have their score."""
-        return int((self._passes > 0).sum())
+        return self._scored
 
     def inputs(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ids at these offsets and whether they begin a document; both shaped like `index`."""
@@ -159,6 +159,7 @@ class Session:
             self._known[index + 1] = True
         self._require_known(index + 1)
         self._nats[index] = nats
+        self._scored += len(index)
         self._calls += 1
         self._passes[index] = self._calls
 
