@@ -182,7 +182,7 @@ def test_the_polynomial_bends_monotonically_to_its_bound_and_is_not_the_series_o
 def test_a_bias_counts_in_its_own_precision(form: CapForm) -> None:
     h, table = torch.ones(1, 1, dtype=torch.bfloat16), torch.full((2, 1), 8.0)
     bias = torch.tensor([0.0, 1e-3], requires_grad=True)
-    # A bfloat16 near 8 has steps of 1/32.
+    # A bfloat16 from 8 on has steps of 1/16.
     for body in (reference, chunked_capped_cross_entropy):
         nats = [body(h, table, bias, torch.tensor([i]), None, form) for i in (0, 1)]
         torch.testing.assert_close(nats[0] - nats[1], torch.tensor([1e-3]), rtol=0, atol=1e-6)
