@@ -13,9 +13,12 @@ from bytegolf.artifact import coding
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression import plan as planning
 from bytegolf.compression.compress import compress_model, dequantize_model, role_rows, storage_of
+from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
 from bytegolf.compression.plan import estimate_bytes, fit, grid_costs, is_matrix, relative_sensitivities
 from bytegolf.compression.spec import DEFAULT_CHOICES
+from bytegolf.compression.storage import Storage
+from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import RecipeError
 
 
@@ -54,6 +57,38 @@ def test_estimated_bytes_are_within_one_percent_of_coded_bytes(grid: Grid) -> No
         scales = coding.encode_scales(quantized.scales.numpy())
         overhead = planning.TENSOR_OVERHEAD_BYTES
         assert estimate_bytes(quantized) - overhead == pytest.approx(len(coded) + len(scales), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [Ternary(), Ternary(32), Binary(), Binary(16), Float8(), Float16()],
+    ids=lambda storage: storage.describe(),
+)
+def test_any_storage_takes_the_bytes_that_are_estimated(storage: Storage) -> None:
+    generator = torch.Generator().manual_seed(0)
+    columns_spread = torch.exp(0.5 * torch.randn(192, generator=generator))
+    weight = 0.04 * torch.randn(600, 192, generator=generator) * columns_spread
+    stored = storage.quantize(weight)
+    account = dict(pack(Contents({}, b"", {"weight": stored}, {"weight": "mlp_up"}, {}))[1].parts)
+    coded = account["mlp_up"] + account.get("scales", 0)
+    assert estimate_bytes(stored) - planning.TENSOR_OVERHEAD_BYTES == pytest.approx(coded, rel=0.01)
+
+
+def test_a_plan_may_choose_among_storages() -> None:
+    matrices, roles = _matrices()
+    choices = (Float16(), Float8(), Grid(6), Grid(3), Ternary(), Binary())
+    costs = grid_costs(matrices, roles, relative_sensitivities(matrices), choices)
+    for role in costs.roles.values():
+        sizes, losses = [cost.size for cost in role], [cost.loss for cost in role]
+        assert sizes == sorted(sizes, reverse=True)
+        assert losses == sorted(losses)
+    sizes = [sum(role[place].size for role in costs.roles.values()) for place in range(len(choices))]
+    for place, storage in enumerate(choices):
+        fitted = fit(costs, budget_bytes=round(1.001 * sizes[place]), fixed_bytes=0)
+        assert fitted.fits
+        assert place > 0 or set(fitted.grids.values()) == {storage}
+    mixed = fit(costs, budget_bytes=round((sizes[3] + sizes[4]) / 2), fixed_bytes=0)
+    assert len(set(mixed.grids.values())) > 1
 
 
 @pytest.mark.parametrize("budget", [90_000, 120_000, 160_000])

@@ -7,14 +7,26 @@ import torch
 from specs import SPECS, VOCABULARY, build, packed
 from torch import Tensor, nn
 
-from bytegolf.compression.grid import AbsMax, Grid, LeastSquares, StandardDeviations
+from bytegolf.compression.floats import Float8, Float16
+from bytegolf.compression.grid import AbsMax, BestQuantile, Grid, LeastSquares, StandardDeviations
+from bytegolf.compression.storage import Storage, dequantized
+from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.model.linear import Linear, Weight
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.spec import LanguageModel, Model
 
 LENGTH = 23
 EVERY_SPEC = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-GRIDS = [Grid(8, AbsMax()), Grid(6, StandardDeviations(9.0)), Grid(4, LeastSquares())]
+GRIDS: list[Storage] = [
+    Grid(8, AbsMax()),
+    Grid(6, StandardDeviations(9.0)),
+    Grid(4, LeastSquares()),
+    Grid(5, BestQuantile()),
+    Ternary(4),
+    Binary(4),
+    Float16(),
+    Float8(),
+]
 
 
 class LowRank(Component):
@@ -66,7 +78,7 @@ def test_quantized_weights_act_as_the_exported_ones(spec: Model, dtype: torch.dt
     exported = copy.deepcopy(aware)
     with torch.no_grad():
         for index, (slot, plain) in enumerate(zip(weights(aware), weights(exported), strict=True)):
-            values = GRIDS[index % len(GRIDS)].quantize(slot.weight).dequantize()
+            values = dequantized(GRIDS[index % len(GRIDS)].quantize(slot.weight))
             slot.quantized = values
             plain.weight.copy_(values)
     ids, starts = packed(2, LENGTH, seed=2)
@@ -86,12 +98,12 @@ def test_quantized_weights_act_as_the_exported_ones(spec: Model, dtype: torch.dt
     )
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=Grid.describe)
-def test_the_slot_and_the_grids_own_fake_quantization_agree(grid: Grid) -> None:
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: grid.describe())
+def test_the_slot_and_the_grids_own_fake_quantization_agree(grid: Storage) -> None:
     torch.manual_seed(1)
     layer = Linear(9, 7, Role.MLP_UP)
     x = torch.randn(5, 9)
-    layer.quantized = grid.quantize(layer.weight).dequantize()
+    layer.quantized = dequantized(grid.quantize(layer.weight))
     y = layer(x)
     y.square().sum().backward()
     twin = layer.weight.detach().clone().requires_grad_()

@@ -12,9 +12,9 @@ from torch import Tensor
 from bytegolf.compression.grid import Quantized, expand_groups
 from bytegolf.compression.storage import Stored
 
-#: A pruned file within this share below its budget is as good as one that meets it exactly; and so many
-#: counts are tried at most, since each of them is really coded.
-_CLOSE = 0.001
+#: A pruned file that is below its budget by this share, or these bytes, is as good as one that meets it
+#: exactly; and so many counts are tried at most, since each of them is really coded.
+_CLOSE, _CLOSE_BYTES = 0.001, 64
 _TRIES = 10
 
 
@@ -66,22 +66,23 @@ class SingleSteps:
 
 
 def fewest_that_fit(size_without: Callable[[int], int], count: int, *, size: int, budget: int) -> int | None:
-    """The least number out of 0..`count` that brings a file of `size` bytes to its budget, to 0.1 % of it.
+    """The least number out of 0..`count`, nearly, that brings a file of `size` bytes to its budget.
 
     `size_without(n)` is the real size with n integers pruned. None if not even all of them suffice.
     """
     if size <= budget:
         return 0
+    near = budget - max(_CLOSE * budget, _CLOSE_BYTES)
     too_few, too_large = 0, size
     enough, small = count, size_without(count)
     if small > budget:
         return None
     for trial in range(_TRIES):
-        if small >= budget * (1 - _CLOSE) or enough - too_few <= 1:
+        if small >= near or enough - too_few <= 1:
             break
         # A straight line between both ends, aimed inside what counts as close; every other time the middle,
         # since on a bent curve the line alone comes close from one side only, and slowly.
-        aimed = (too_large - budget * (1 - _CLOSE / 2)) / (too_large - small) if trial % 2 == 0 else 0.5
+        aimed = (too_large - (near + budget) / 2) / (too_large - small) if trial % 2 == 0 else 0.5
         tried = too_few + round((enough - too_few) * aimed)
         tried = min(max(tried, too_few + 1), enough - 1)
         tried_size = size_without(tried)
