@@ -131,10 +131,12 @@ def record(
 
 def table(found: dict[str, Any]) -> Table:
     """The record's rows for people."""
-    shown = Table("windows", "learning", "bits/byte", "gain", "seconds", "tokens/s", "learned from")
+    shown = Table(box=None)
+    for heading in ("windows", "learning", "bits/byte", "gain", "seconds", "tokens/s", "learned from"):
+        shown.add_column(heading, no_wrap=True)
     for row in found["rows"]:
         spec, ledger = row["adaptation"], row["ledger"]
-        learning = "" if spec is None else f"{spec['type']} at {spec['learning_rate']:g}"
+        learning = "" if spec is None else f"{spec['type']} {spec['learning_rate']:g}"
         numbers = f"{row['bits_per_byte']:.4f}", f"{row['gain_over_sliding']:+.4f}", f"{row['seconds']:.1f}"
         speed, share = f"{row['tokens_per_second']:,.0f}", f"{ledger['released'] / ledger['targets']:.0%}"
         shown.add_row(row["plan"], learning, *numbers, speed, share if learning else "")
@@ -150,6 +152,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--chunk", type=int, default=256, help="targets between two steps of the adapters")
     parser.add_argument("--lora-rates", type=float, nargs="*", default=[0.01, 0.001])
     parser.add_argument("--sgd-rates", type=float, nargs="*", default=[0.002])
+    parser.add_argument("--sgd-chunk", type=int, default=32_768, help="targets between two times to learn")
     parser.add_argument("--cut-bytes", type=int, default=0, help="see `bytegolf evaluate`")
     parser.add_argument("--documents", type=int, help="only the first so many documents")
     parser.add_argument("--device", default="auto")
@@ -159,13 +162,14 @@ def main(words: Sequence[str] | None = None) -> None:
     length = options.length or artifact.context
     lora = DocumentLora(chunk=min(options.chunk, length), length=length)
     loras = [replace(lora, learning_rate=rate) for rate in options.lora_rates]
-    sgds = [ScoreFirstSgd(length=length, learning_rate=rate) for rate in options.sgd_rates]
+    sgd = ScoreFirstSgd(length=length, chunk=options.sgd_chunk)
+    sgds = [replace(sgd, learning_rate=rate) for rate in options.sgd_rates]
     documents = list(read_documents(tuple(options.text), cut_bytes=options.cut_bytes))[: options.documents]
     tried = list(ways(length, options.stride, loras, sgds))
     display = Display(Console(stderr=True))
     with display.line():
         found = record(artifact, [document.text for document in documents], tried, display)
-    Console().print(table(found))
+    Console(width=120).print(table(found))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -62,10 +62,15 @@ def score_windows(
         watch(done, session.targets)
 
 
-def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array on `device`; from pinned memory, since a GPU's copy from any other is waited for."""
+def on_host(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the CPU; for a GPU in pinned memory, since copies from any other are waited for."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on `device`, or on its way there."""
+    return on_host(array, device).to(device, non_blocking=True)
 
 
 class _Pass:
@@ -98,7 +103,7 @@ def _ask(model: LanguageModel, session: Session, batch: list[Window]) -> _Pass:
     inputs, targets, places = (
         on_device(part, model.device) for part in (ids_WL, session.wanted(index_M), places_M)
     )
-    return _Pass(index_M, model.losses_at(inputs, targets, torch.from_numpy(is_start_WL), places))
+    return _Pass(index_M, model.losses_at(inputs, targets, on_host(is_start_WL, model.device), places))
 
 
 def _batches(windows: Iterator[Window], tokens_per_pass: int) -> Iterator[list[Window]]:

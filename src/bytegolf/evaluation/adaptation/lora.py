@@ -15,7 +15,7 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation.low_rank import attach
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, on_device, score_windows
+from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows
 from bytegolf.evaluation.windows import DocumentChunks, Plan, Window
 from bytegolf.model.roles import MATRIX_ROLES, Role
 from bytegolf.model.spec import LanguageModel
@@ -142,7 +142,7 @@ class LoraLearner:
         inputs, wanted, places = (
             on_device(part, device) for part in (ids_BL, wanted_BC.reshape(-1), flat_BC.reshape(-1))
         )
-        nats_M = self._model.losses_at(inputs, wanted, torch.from_numpy(is_start_BL), places)
+        nats_M = self._model.losses_at(inputs, wanted, on_host(is_start_BL, device), places)
         nats_BC = nats_M.detach().double().cpu().numpy().reshape(counts_BC.shape)
         session.record(index_BC[counts_BC], nats_BC[counts_BC])
         for window in windows[:learning]:

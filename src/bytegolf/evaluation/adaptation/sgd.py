@@ -13,7 +13,7 @@ import torch
 
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, score_windows
+from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 
@@ -110,18 +110,18 @@ class SgdLearner:
         return self.spec.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * share)))
 
     def _step(self, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> None:
-        length = self.spec.length
+        length, device = self.spec.length, self.model.device
         whole = len(ids) // length * length
         # A rest shorter than a row is a row of its own: padding would need a mask for its loss.
-        loss = torch.zeros((), device=self.model.device)
+        loss = torch.zeros((), device=device)
         for first, stop, width in ((0, whole, length), (whole, len(ids), max(1, len(ids) - whole))):
             if stop == first:
                 continue
-            ids_BT, targets_BT, starts_BT = (
-                torch.from_numpy(array[first:stop]).view(-1, width) for array in (ids, targets, starts)
+            ids_BT, targets_BT = (
+                on_device(array[first:stop], device).view(-1, width) for array in (ids, targets)
             )
-            device = self.model.device
-            loss = loss + self.model.losses(ids_BT.to(device), targets_BT.to(device), starts_BT).sum()
+            starts_BT = on_host(starts[first:stop], device).view(-1, width)
+            loss = loss + self.model.losses(ids_BT, targets_BT, starts_BT).sum()
         self._optimizer.zero_grad(set_to_none=True)
         (loss / len(ids)).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.spec.clip)
