@@ -18,11 +18,15 @@ import torch
 from mutations import EXTREMES, mutate_bytes, mutate_json_text
 
 from bytegolf.artifact import container
+from bytegolf.artifact.coding import Method
 from bytegolf.artifact.container import Contents, pack, unpack
 from bytegolf.artifact.header import header_from_bytes
 from bytegolf.artifact.loading import load
 from bytegolf.compression.compress import compress_model
+from bytegolf.compression.floats import Float8
 from bytegolf.compression.grid import Grid, Quantized
+from bytegolf.compression.storage import Storage
+from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import BytegolfError
 from bytegolf.evaluation.packed import _PREFIX as PACKED_PREFIX
 from bytegolf.evaluation.packed import Block as PackedBlock
@@ -73,7 +77,7 @@ def readers(folder: Path) -> list[Reader]:
     tokenizers = sound_tokenizers()
     artifacts = [sound_artifact(tokenizer) for tokenizer in tokenizers]
     return [
-        Reader("artifact", artifact_damage(artifacts), read_artifact_bytes, 128 * MIB),
+        Reader("artifact", artifact_damage([*artifacts, sound_codings()]), read_artifact_bytes, 128 * MIB),
         Reader("artifact_load", artifact_damage(artifacts), load_from(folder / "load.bg"), 256 * MIB),
         Reader("tokenizer", tokenizer_damage(tokenizers), read_tokenizer),
         Reader("shard", shard_damage(folder / "shards"), read_shard(folder / "mutant.bin")),
@@ -98,16 +102,36 @@ def sound_tokenizers() -> list[Tokenizer]:
 
 
 def sound_artifact(tokenizer: Tokenizer) -> bytes:
-    """The bytes of an untrained model's artifact, with integers of both codings and floats."""
+    """The bytes of an untrained model's artifact: integers of many bits, ternary, binary, and floats."""
     layer = Block(Attention(heads=2, key_value_heads=1), SquaredMlp(32))
     spec = Model(width=16, layers=(layer,), vocabulary=tokenizer.vocabulary)
     torch.manual_seed(0)
     model = spec.build()
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
-    grids = {role: Grid(8 - index % 4) for index, role in enumerate(sorted(set(roles.values())))}
-    tensors = compress_model(dict(model.named_parameters()), roles, grids, passthrough_elements=64)
+    kinds: tuple[Storage, ...] = (Grid(8), Ternary(5), Binary(7), Float8(), Grid(6), Ternary(64), Grid(5))
+    storage = {role: kinds[index % 7] for index, role in enumerate(sorted(set(roles.values())))}
+    tensors = compress_model(dict(model.named_parameters()), roles, storage, passthrough_elements=64)
     recipe = {"model": to_json(spec), "training": to_json(Training(budget=Budget(steps=1), length=24))}
     return pack(Contents(recipe, tokenizer.to_bytes(), tensors, roles, {"seed": 1}))[0]
+
+
+def sound_codings() -> bytes:
+    """An artifact of matrices that lead to the codings which those of an untrained model don't lead to."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(3, 24))[random.integers(3, size=200)] + random.normal(size=(200, 24)) / 8
+    rows[50:90] = rows[:1] + random.normal(size=(40, 24)) / 40
+    noise = random.normal(size=(9, 24))
+    few = noise * (random.random((9, 24)) < 0.1)
+    tensors: dict[str, Quantized | torch.Tensor] = {
+        "rows": Grid(6).quantize(torch.from_numpy(rows)),
+        "few": Ternary(24).quantize(torch.from_numpy(few)),
+        "three": Ternary(7).quantize(torch.from_numpy(noise)),
+        "two": Binary(24).quantize(torch.from_numpy(noise)),
+        "alike": Binary(5).quantize(torch.from_numpy(rows)),
+        "eighths": Float8().quantize(torch.from_numpy(rows)),
+        "vector": torch.linspace(0, 1, 200),
+    }
+    return pack(Contents({}, b"", tensors, dict.fromkeys(tensors, "embedding"), {}))[0]
 
 
 def artifact_damage(sound: list[bytes]) -> Callable[[Random], bytes]:
@@ -141,6 +165,15 @@ def artifact_damage(sound: list[bytes]) -> Callable[[Random], bytes]:
     return damage
 
 
+_EMPTY_STREAMS = [
+    *(bytes([method]) for method in Method),
+    *(bytes([Method.CLUSTERED, clusters]) for clusters in (1, 16, 64)),
+    *(bytes([Method.TRANSPOSED, Method.CLUSTERED, clusters]) for clusters in (1, 64)),
+    bytes([Method.TRANSPOSED, Method.CONTEXT]),
+    bytes([Method.CONTEXT, 0, 0]),
+]
+
+
 def _boastful(header: bytes, rest: bytes, random: Random) -> tuple[bytes, bytes]:
     """A matrix, a float tensor or a list of layers far larger than what there is of it in the file."""
     data = json.loads(header)
@@ -154,10 +187,10 @@ def _boastful(header: bytes, rest: bytes, random: Random) -> tuple[bytes, bytes]
         before = data["tokenizer"] + sum(
             sum(other[5]) for other in data["tensors"][: data["tensors"].index(row)]
         )
-        row[5] = [1] * len(row[5])
-        method = bytes([random.choice((0, 1, 2, 3, 4))]) * len(row[5])
-        rest = rest[:before] + method + rest[before + length :]
-    if random.random() < 0.2:
+        streams = [random.choice(_EMPTY_STREAMS) for _ in row[5]]
+        row[5] = [len(stream) for stream in streams]
+        rest = rest[:before] + b"".join(streams) + rest[before + length :]
+    if "model" in data["recipe"] and random.random() < 0.2:
         data["recipe"]["model"]["layers"] = [{}] * random.choice((20, 1000, 100_000))
     return json.dumps(data).encode(), rest
 
@@ -180,7 +213,7 @@ def _with_right_crc(body: bytes) -> bytes:
                 parts.append(body[position : position + length])
                 position += length
             tensor = container._unpack_tensor(entry, parts)
-            check = container._crc(tensor, check) if isinstance(tensor, Quantized) else check
+            check = container._crc(tensor, check)
     except BytegolfError:
         return body
     return body[:13] + check.to_bytes(4, "little") + body[17:]
@@ -192,11 +225,12 @@ def read_artifact_bytes(data: bytes) -> None:
     assert contents.tensors.keys() == contents.roles.keys()
     for tensor in contents.tensors.values():
         if isinstance(tensor, Quantized):
-            limit = 2 ** (tensor.bits - 1) - 1
-            assert -limit <= int(tensor.ints.min()) <= int(tensor.ints.max()) <= limit
+            assert -tensor.limit <= int(tensor.ints.min()) <= int(tensor.ints.max()) <= tensor.limit
+            assert tensor.bits > 1 or bool(tensor.ints.all())
             assert bool((torch.isfinite(tensor.scales) & (tensor.scales > 0)).all())
+            assert tensor.dequantize().shape == tensor.ints.shape
         else:
-            assert bool(torch.isfinite(tensor).all())
+            assert bool(torch.isfinite(tensor.to(torch.float32)).all())
 
 
 def load_from(path: Path) -> Callable[[bytes], None]:
