@@ -18,6 +18,7 @@ from bytegolf.evaluation.windows import Sliding
 from bytegolf.model.attention import Attention
 from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.rotary import NtkAware
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
 from bytegolf.text.documents import Document
@@ -105,6 +106,17 @@ def test_more_streams_see_other_contexts() -> None:
     few, many = (parallel_ledger(MODEL, BYTES, BYTES.encode(TEXT), layouts[n]) for n in (4, 50))
     assert few.tokens == many.tokens
     assert few.total_nats != many.total_nats
+
+
+def test_a_model_that_is_fitted_to_its_windows_is_so_on_both_sides() -> None:
+    layer = Block(Attention(2, 1, rotary_scaling=NtkAware(train_length=4)), SquaredMlp(16))
+    model = replace(MODEL.spec, layers=(layer,) * 2).build()
+    model.load_state_dict(MODEL.state_dict())
+    report = round_trip(TEXT[:300], model=model)
+    parallel = parallel_ledger(model, BYTES, report.ids, report.packed.layout)
+    np.testing.assert_allclose(report.ledger.nats, parallel.nats, rtol=0, atol=1e-3)
+    plain = parallel_ledger(MODEL, BYTES, report.ids, report.packed.layout)
+    assert np.abs(plain.nats - parallel.nats).max() > 0.1
 
 
 ADAPTATION = ScoreFirstSgd(chunk=200, length=16, rows=4, epochs=2, learning_rate=0.05)
