@@ -91,9 +91,10 @@ class Compression:
 
     `budget_bytes` bounds the artifact. From the share `quantization_aware_from` of training on, the forward
     pass sees quantized weights (None: never). Where published recipes switch by the learning rate's
-    multiplier, "late QAT below m", that share is 1 - m · `schedule.warmdown`. `noise` is its gentler sibling;
-    where both would act on a matrix, the one that began later does (noise, if they begin together). Matrices
-    of fewer than `passthrough_elements` weights, vectors and scalars are stored as float16.
+    multiplier, "late QAT below m", that share is 1 - m · `warmdown` (see `Training.progress_below`). `noise`
+    is its gentler sibling; where both would act on a matrix, the one that began later does (noise, if they
+    begin together). Matrices of fewer than `passthrough_elements` weights, vectors and scalars are stored as
+    float16.
 
     `prune` zeroes that share of each matrix, the smallest magnitudes, before quantization. With
     `prune_to_fit` a file over its budget is brought to it by zeroing the cheapest integers ±1, instead of by
