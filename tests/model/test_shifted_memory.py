@@ -64,6 +64,17 @@ def test_room_taken_once_keeps_its_address() -> None:
     assert len(addresses) == 1
 
 
+def test_a_recorded_step_never_takes_itself_for_the_first() -> None:
+    # A graph is recorded right after one token, and replayed wherever the text has got to.
+    memory = Memory(capacity=4)
+    value = torch.randn(2, 2, 3)
+    starts = torch.zeros(2, 1, dtype=torch.bool)
+    Stream.of(starts, memory).earlier("a", value[:, :1])
+    memory.place_1 = torch.ones(1, dtype=torch.int64)
+    assert memory.position == 1
+    assert torch.equal(Stream.of_next(starts, memory).earlier("a", value[:, 1:]), value[:, :1])
+
+
 @pytest.mark.parametrize("smear", [SmearMix(), SmearGate(channels=4)])
 @torch.no_grad()
 def test_steps_on_fixed_addresses_read_the_token_before(smear: SmearMix | SmearGate) -> None:
