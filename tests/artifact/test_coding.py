@@ -238,6 +238,12 @@ def test_bad_integer_streams_are_refused_by_name(data: bytes, words: str) -> Non
         coding.decode_ints(data, (8, 8), 31)
 
 
+def test_more_rows_than_a_row_may_have_integers_are_not_decoded_transposed() -> None:
+    data = bytes([Method.TRANSPOSED, Method.CONTEXT])
+    with pytest.raises(ArtifactError, match="1048577 rows"):
+        coding.decode_ints(data, ((1 << 20) + 1, 1), 7)
+
+
 def test_noise_decodes_to_integers_on_the_grid_or_is_refused() -> None:
     random = np.random.default_rng(0)
     for _ in range(1500):

@@ -26,6 +26,7 @@ from bytegolf.artifact.compressors import (
     exactly,
     squeeze,
 )
+from bytegolf.artifact.header import MAX_ROW
 from bytegolf.compression.clusters import cluster_rows
 from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
 from bytegolf.compression.context import SCALE_LIMIT, SCALE_ROW, SCALE_SHIFT, code_bits, scale_steps
@@ -87,6 +88,8 @@ def decode_ints(data: bytes, shape: tuple[int, int], limit: int) -> Int8s:
     rows, columns = shape
     if method == Method.TRANSPOSED:
         inner, payload = _method(payload)
+        if rows > MAX_ROW:
+            raise ArtifactError(f"{rows} rows are coded transposed; at most {MAX_ROW} may be")
         return np.ascontiguousarray(_decode_modelled(inner, payload, columns, rows, limit).T)
     if method in _MODELLED:
         return _decode_modelled(method, payload, rows, columns, limit)
@@ -198,11 +201,10 @@ def _method(data: bytes) -> tuple[int, bytes]:
 
 def _modelled(ints_RC: Int8s, limit: int) -> bytes:
     """The range-coded integers in the arrangement of the least estimated size."""
+    sizes: dict[tuple[Method, ...], float] = {(Method.CONTEXT,): code_bits(ints_RC, limit)}
     transposed_CR = np.ascontiguousarray(ints_RC.T)
-    sizes = {
-        (Method.CONTEXT,): code_bits(ints_RC, limit),
-        (Method.TRANSPOSED, Method.CONTEXT): code_bits(transposed_CR, limit),
-    }
+    if len(ints_RC) <= MAX_ROW:
+        sizes[Method.TRANSPOSED, Method.CONTEXT] = code_bits(transposed_CR, limit)
     clusters_R = cluster_rows(ints_RC)
     if clusters_R is not None:
         sizes[Method.CLUSTERED,] = code_bits(ints_RC, limit, clusters_R)

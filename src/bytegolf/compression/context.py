@@ -202,7 +202,9 @@ class ClusteredModel:
 
     def classes(self, facts: Sequence[Ints]) -> tuple[Classes, npt.NDArray[np.bool_]]:
         """The class (R, C) of each integer in the next block, and whether its sign is changed."""
-        present_P, place_R = np.unique(facts[0], return_inverse=True)
+        rows_G = np.bincount(facts[0], minlength=len(self._rows_G))
+        present_P = np.flatnonzero(rows_G)
+        place_R = (np.cumsum(rows_G > 0) - 1)[facts[0]]
         weight_P1 = (self._rows_G[present_P] + _CLUSTER_PRIOR)[:, None]
         size_C, signed_C = self._all.column_means(), self._all.per_row(self._signed_C)
         size_PC = np.maximum((self._sizes_GC[present_P] + _CLUSTER_PRIOR * size_C) // weight_P1, 1)
@@ -215,15 +217,17 @@ class ClusteredModel:
     def update(self, block_RC: Ints, facts: Sequence[Ints], histogram_KS: Ints) -> None:
         """Learns from a block after it is coded. `histogram_KS` counts its integers by class."""
         self.counts_KS += histogram_KS * _COUNT
-        self.cluster_counts += np.bincount(facts[0], minlength=len(self.cluster_counts)) * _COUNT
-        order_R = np.argsort(facts[0], kind="stable")
-        present_P, first_P = np.unique(facts[0][order_R], return_index=True)
+        rows_G = np.bincount(facts[0], minlength=len(self._rows_G))
+        self.cluster_counts += rows_G * _COUNT
+        self._rows_G += rows_G
+        present_P = np.flatnonzero(rows_G)
+        first_P = (np.cumsum(rows_G) - rows_G)[present_P]
+        order_R = np.argsort(facts[0].astype(np.uint8), kind="stable")
         relative_RC = (block_RC * _row_scales()[facts[1]][:, None])[order_R]
         signed_PC = np.add.reduceat(relative_RC, first_P, axis=0)
         self._signed_GC[present_P] += signed_PC
         self._signed_C += signed_PC.sum(axis=0)
         self._sizes_GC[present_P] += np.add.reduceat(np.abs(relative_RC), first_P, axis=0)
-        self._rows_G += np.bincount(facts[0], minlength=len(self._rows_G))
         self._all.update(block_RC, facts[1:], np.zeros_like(self._all.counts_KS))
 
 
