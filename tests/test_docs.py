@@ -19,7 +19,7 @@ from bytegolf.cli import commands, packing
 from bytegolf.cli.arguments import read_command
 from bytegolf.cli.draft import Draft
 from bytegolf.cli.options import COMMANDS, Compress, Evaluate
-from bytegolf.cli.recipe_files import find_recipe
+from bytegolf.cli.recipe_files import built_in, find_recipe
 from bytegolf.cli.sweep import read_sweep
 from bytegolf.compression.compress import compress_model
 from bytegolf.errors import BytegolfError, RecipeError
@@ -208,7 +208,7 @@ def takes(draft: Draft, path: str) -> bool:
 @pytest.mark.parametrize("page", [page for page in PAGES if "benchmarks" not in page.parts])
 def test_options_in_the_text_exist(page: Path) -> None:
     drafts = [Draft.blank(kind) for kind in COMMANDS.values()]
-    drafts += [Draft.of(find_recipe(name)) for name in ("pocket", "baseline")]
+    drafts += [Draft.of(find_recipe(name)) for name in built_in()]
     shown = {span.split()[0].removeprefix("--") for span in spans(page) if re.match(r"--[a-z]", span)}
     assert [path for path in shown if not any(takes(draft, path) for draft in drafts)] == []
 
