@@ -36,12 +36,12 @@ def test_the_cpu_bodies_named_are_the_ones_that_run(monkeypatch: pytest.MonkeyPa
     spy(attention, "reference_attention", "reference")
     spy(attention, "varlen_attention", "varlen")
     spy(capped_loss, "chunked_capped_cross_entropy", "chunked")
-    spy(capped_loss, "reference_capped_cross_entropy", "reference")
+    spy(capped_loss.reference, "capped_cross_entropy", "reference")
     spy(rms_norm, "saved_rms_norm", "saved")
     spy(rms_norm, "reference_rms_norm", "reference")
     here = choices(CPU)
     rms_norm.rms_norm(torch.randn(2, 4))
-    capped_loss.capped_cross_entropy(torch.randn(3, 4), torch.randn(5, 4), torch.zeros(3).long(), None)
+    capped_loss.capped_cross_entropy(torch.randn(3, 4), torch.randn(5, 4), None, torch.zeros(3).long(), None)
     q, places, document = torch.randn(1, 3, 2, 4), torch.arange(3), torch.zeros(1, 3).long()
     attention.attend(
         q,

@@ -281,5 +281,6 @@ def _validate(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> tuple
     parts = [store.read(int(ends[i]), int(ends[i + 1])).astype(np.int64) for i in chosen]
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
     ids = np.append(np.concatenate(parts), prepared.tokenizer.bos)
-    result = score(model, prepared.tokenizer, ids, starts, Chunked(recipe.training.length))
+    with model.as_written():
+        result = score(model, prepared.tokenizer, ids, starts, Chunked(recipe.training.length))
     return result.nats_per_token, result.bits_per_byte

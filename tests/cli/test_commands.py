@@ -119,7 +119,7 @@ def test_help_names_every_command_and_a_recipe_s_help_every_setting(
         (["train"], ["RECIPE", "pocket"]),
         (["train", "--text", "kjv"], ["RECIPE", "pocket"]),
         (["train", "pokcet"], ["'pokcet'", "did you mean pocket?"]),
-        (["train", "xyz"], ["'xyz'", "baseline, pocket", ".py"]),
+        (["train", "xyz"], ["'xyz'", "baseline, ", ", pocket, ", ".py"]),
         (["train", "absent.py"], ["absent.py", "does not exist"]),
         (["train", "broken.py"], ["broken.py", "ZeroDivisionError"]),
         (["train", "empty.py"], ["empty.py", "RECIPE"]),

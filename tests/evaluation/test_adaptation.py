@@ -178,3 +178,28 @@ def test_a_window_belongs_to_the_chunk_in_which_it_begins_to_score(monkeypatch: 
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(RecipeError, match=next(iter(settings))):
         ScoreFirstSgd(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_two_learners_learn_the_same_to_the_last_bit() -> None:
+    torch.manual_seed(1)
+    layer = Block(Attention(heads=8, key_value_heads=4), SquaredMlp(hidden=512))
+    model = Model(width=256, layers=(layer,) * 3, vocabulary=TOKENIZER.vocabulary).build().cuda()
+    model.compute_dtype = torch.bfloat16
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    ids, starts = token_stream(TOKENIZER, [bytes(np.random.default_rng(2).integers(97, 107, 20_000))] * 2)
+    spec = ScoreFirstSgd(chunk=8192, length=512, rows=8, learning_rate=0.05)
+    learned = []
+    for _ in range(3):
+        session = Session(TOKENIZER, ids, starts, Track.adaptive())
+        session.record(np.arange(16_384), np.ones(16_384))
+        learner = spec.learner(model)
+        learner.learn(session, [(0, 8192)], 0.0)
+        learner.learn(session, [(8192, 16_384)], 0.5)
+        learned.append(torch.cat([parameter.detach().flatten() for parameter in learner.model.parameters()]))
+    assert torch.equal(learned[0], learned[1])
+    assert torch.equal(learned[0], learned[2])
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -16,6 +16,11 @@ def fisher_sensitivities(
     mean loss over n tokens, F ≈ n · mean(g²), the gradients of tokens being taken as independent with
     mean zero. `batches`: (ids, targets, starts), each (B, T), on the model's device.
     """
+    with model.as_written():
+        return _fisher(model, batches)
+
+
+def _fisher(model: LanguageModel, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
     squares: dict[str, float] = {}
     count = 0
     for ids_BT, targets_BT, starts_BT in batches:

@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, D width, V vocabulary, N = B·T.
 """
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +112,7 @@ class LanguageModel(Component):
         self.spec = spec
         self.compute_dtype = torch.float32
         self.head_adapter: Adapter | None = None
+        self.compiled = False
         self.embedding = spec.embedding.build(spec.vocabulary, spec.width)
         self.bigram = spec.bigram.build(spec.width) if spec.bigram else None
         self.smear = spec.smear.build(spec.width) if spec.smear else None
@@ -224,12 +226,20 @@ class LanguageModel(Component):
             logits = logits + bias_V
         return torch.log_softmax(soft_cap(logits, self.spec.soft_cap, self.spec.cap_form), dim=-1)
 
+    def as_written(self) -> AbstractContextManager[object]:
+        """Within, compiled parts run as they are written.
+
+        For a few passes in other shapes, or without gradients, which would be compiled anew.
+        """
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+
     def compile_parts(self) -> None:
         """Compiles each block and the loss on their own.
 
         Blocks of one shape share their code, so this costs seconds where compiling the whole network
         costs minutes, and parameter names stay as they are.
         """
+        self.compiled = True
         self.stack.compile_parts()
         self.nats = torch.compile(self.nats)
         self.nats_and_normalizers = torch.compile(self.nats_and_normalizers)

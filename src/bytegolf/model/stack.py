@@ -131,6 +131,9 @@ class Stack(Component):
 
     def compile_parts(self) -> None:
         """Compiles each block, and skips apart from them: inside, they would make two kinds of block."""
+        # Blocks share one function, of which torch keeps eight forms and then gives up compiling: too few
+        # for a network whose layers differ.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for block in self.blocks:
             block.compile()
         self.merge = torch.compile(self.merge)
