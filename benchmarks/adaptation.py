@@ -28,7 +28,7 @@ from bytegolf.running.environment import describe_environment
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import Artifact, open_artifact
 from bytegolf.text.readers import read_documents
-from bytegolf.training.record import bits_per_byte
+from bytegolf.tokens.ledger import bits_per_byte
 from bytegolf.tree import to_json
 
 #: Tokens that are scored in every way before its time is taken, for what happens once in a process.

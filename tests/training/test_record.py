@@ -4,7 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from bytegolf.training.record import Record, bits_per_byte
+from bytegolf.tokens.ledger import bits_per_byte
+from bytegolf.training.record import Record
 
 
 def test_each_event_is_on_disk_as_one_line_at_once(tmp_path: Path) -> None:

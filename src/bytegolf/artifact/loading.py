@@ -9,11 +9,10 @@ import torch
 from bytegolf.artifact.container import Contents, read_artifact
 from bytegolf.compression.grid import Quantized
 from bytegolf.compression.storage import dequantized
-from bytegolf.errors import ArtifactError, BudgetError, RecipeError, TokenizerError
+from bytegolf.errors import ArtifactError, RecipeError, TokenizerError
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
-from bytegolf.training.spec import Training
 from bytegolf.tree import from_json
 
 # Two of the mixer, one of the MLP, one of the residual stream.
@@ -54,9 +53,9 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
         )
     try:
         spec = from_json(Model, contents.recipe.get("model"), "model")
-        context = from_json(Training, contents.recipe.get("training"), "training").length
+        context = _context(contents.recipe.get("training"))
         tokenizer = tokenizer_from_bytes(contents.tokenizer)
-    except (RecipeError, BudgetError, TokenizerError) as error:
+    except (RecipeError, TokenizerError) as error:
         raise ArtifactError(f"{source} does not describe a model of this version: {error}") from error
     if spec.vocabulary != tokenizer.vocabulary:
         raise ArtifactError(
@@ -83,3 +82,11 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
     model.to(device)
     model.compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return Loaded(model, tokenizer, contents.recipe, contents.training, context)
+
+
+def _context(training: Any) -> int:
+    """Tokens of a training row. The rest of what a recipe says of training has no part in evaluation."""
+    length = training.get("length") if isinstance(training, dict) else None
+    if type(length) is not int or length < 1:
+        raise RecipeError(f"training.length is {length!r} where a number of tokens belongs")
+    return length

@@ -298,7 +298,8 @@ def _remedy(sizes: Mapping[str, float], fixed_bytes: int, budget_bytes: int) -> 
     text = (
         f"raise the budget to {smallest} bytes, or reduce the width to about {math.sqrt(room / matrices):.0%}"
     )
-    vocabulary = sizes.get(Role.EMBEDDING, 0.0) + sizes.get(Role.HEAD, 0.0)
+    tables = (Role.EMBEDDING, Role.HEAD, Role.VALUE_EMBEDDING)
+    vocabulary = sum(sizes.get(role, 0.0) for role in tables)
     if vocabulary > matrices - room:
         text += f", or the vocabulary to about {1 - (matrices - room) / vocabulary:.0%}"
     return text

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from bytegolf.errors import TextError
-from bytegolf.evaluation.adaptation import Adaptation
 from bytegolf.evaluation.legality import Session, Track
-from bytegolf.evaluation.passes import Watch, fitted, score_windows, silent
+from bytegolf.evaluation.passes import Learning, Watch, fitted, score_windows, silent
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
+from bytegolf.tokens.ledger import bits_per_byte
 from bytegolf.tokens.tokenizer import Tokenizer
-from bytegolf.training.record import bits_per_byte
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def score(
     starts: np.ndarray,
     plan: Plan,
     *,
-    adaptation: Adaptation | None = None,
+    adaptation: Learning | None = None,
     tokens_per_pass: int | None = None,
     watch: Watch = silent,
 ) -> Score:
@@ -103,7 +102,7 @@ def score_session(
     session: Session,
     windows: Iterator[Window],
     *,
-    adaptation: Adaptation | None = None,
+    adaptation: Learning | None = None,
     tokens_per_pass: int | None = None,
     watch: Watch = silent,
 ) -> None:

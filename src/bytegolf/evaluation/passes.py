@@ -5,13 +5,14 @@ Shapes: W windows in a batch, L tokens in a window, M targets that count.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.windows import Window
+from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 
 #: Is told how many of how many targets are done.
@@ -19,6 +20,25 @@ Watch = Callable[[int, int], None]
 
 #: Tokens of a forward pass that a device does well.
 _TOKENS_PER_PASS = {"cuda": 131_072, "cpu": 4_096}
+
+
+class Learning(Protocol):
+    """How a model learns from a text while it is scored; see `bytegolf.evaluation.adaptation`."""
+
+    def plan(self, headline: Plan) -> Plan:
+        """The windows that are scored, where `headline` would be without learning."""
+        ...
+
+    def score(
+        self,
+        model: LanguageModel,
+        session: Session,
+        windows: Iterator[Window],
+        tokens_per_pass: int | None,
+        watch: Watch,
+    ) -> None:
+        """Scores these windows into the session, learning on the way from what has its score."""
+        ...
 
 
 def silent(done: int, total: int) -> None:

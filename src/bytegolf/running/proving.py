@@ -23,9 +23,9 @@ from bytegolf.serving.artifact import Artifact, artifact_of
 from bytegolf.text.documents import Document
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.cleanliness import check_split
+from bytegolf.tokens.ledger import bits_per_byte
 from bytegolf.tokens.shards import open_prepared
 from bytegolf.training.budget import Budget
-from bytegolf.training.record import bits_per_byte
 from bytegolf.tree import from_json, to_json
 
 

@@ -4,6 +4,7 @@ Bits per byte divide by this count, so an error here is an error in every score.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,3 +59,8 @@ def _challenge_rule(pieces: Pieces) -> _ChallengeRule:
         else:
             rule.boundary[index] = True
     return rule
+
+
+def bits_per_byte(nats: float, byte_count: float) -> float:
+    """Σ nats / (ln 2 · bytes); NaN where there are no bytes."""
+    return nats / (math.log(2.0) * byte_count) if byte_count else math.nan

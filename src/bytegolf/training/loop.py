@@ -14,12 +14,13 @@ from torch import Tensor
 from bytegolf.errors import BudgetError, CheckpointError, DivergedError
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.batches import Batch, PackedBatches
+from bytegolf.tokens.ledger import bits_per_byte
 from bytegolf.training.averaging import Averaging
 from bytegolf.training.budget import Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
 from bytegolf.training.ranks import Ranks
-from bytegolf.training.record import Record, bits_per_byte
+from bytegolf.training.record import Record
 from bytegolf.training.signals import Interrupted, StopSignals
 from bytegolf.training.spec import Training
 from bytegolf.training.stages import Stages

@@ -1,15 +1,9 @@
 """metrics.jsonl: the truth about a run, one JSON object a line, on disk before training goes on."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
-
-
-def bits_per_byte(nats: float, byte_count: float) -> float:
-    """Σ nats / (ln 2 · bytes); NaN where there are no bytes."""
-    return nats / (math.log(2.0) * byte_count) if byte_count else math.nan
 
 
 class Record:
