@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bytegolf.compression.clusters import cluster_rows
 from bytegolf.compression.common_row import split_common_row
 from bytegolf.compression.context import SCALE_LIMIT, SCALE_ROW, code_bits, scale_steps
 from bytegolf.compression.grid import Grid, Quantized
@@ -94,14 +96,21 @@ def _integer_bits(matrix: Quantized) -> float:
     ints_RC = matrix.ints.detach().cpu().numpy()
     scales = matrix.scales.detach().cpu().numpy()
     grouped = scales.ndim == 2 and scales.shape[1] > 1
-    bits = code_bits(ints_RC, matrix.limit)
+    bits = _rows_bits(ints_RC, matrix.limit)
     common = split_common_row(ints_RC, matrix.limit)
     if common is not None:
-        bits = min(bits, code_bits(common.ints_RC, matrix.limit) + common.members_R.size)
+        bits = min(bits, _rows_bits(common.ints_RC, matrix.limit) + common.members_R.size)
     if matrix.bits == 1:
         bits = min(bits, float(ints_RC.size))
     split = scale_steps(scales.reshape(-1), scales.shape[1] if grouped else SCALE_ROW)
     return bits + (16 * scales.size if split is None else code_bits(split[1], SCALE_LIMIT))
+
+
+def _rows_bits(ints_RC: npt.NDArray[np.int8], limit: int) -> float:
+    """Bits of the integers under the coder's model, with alike rows in clusters if there are any."""
+    bits = code_bits(ints_RC, limit)
+    clusters_R = cluster_rows(ints_RC)
+    return bits if clusters_R is None else min(bits, code_bits(ints_RC, limit, clusters_R))
 
 
 def _float_bits(values: Tensor) -> float:
@@ -210,22 +219,29 @@ def _measures(tensor: Tensor, choices: Sequence[Storage]) -> list[_Measured]:
     stored = [storage.quantize(sampled) for storage in choices]
     known: dict[int, float] = {}
     if sampled.numel() >= _LEAST_FOR_ENTROPY:
-        known = _sizes_by_entropy({i: s for i, s in enumerate(stored) if isinstance(choices[i], Grid)})
+        entropies = {
+            i: _entropy_bytes(matrix) / share
+            for i, matrix in enumerate(stored)
+            if isinstance(matrix, Quantized) and isinstance(choices[i], Grid)
+        }
+        known = _sizes_by_entropy(tensor, choices, entropies)
     measured = []
     for i, matrix in enumerate(stored):
-        size = known[i] if i in known else _coded_bytes(matrix)
+        size = known[i] if i in known else _coded_bytes(matrix) / share
         error = float((sampled.detach().float() - dequantized(matrix)).square().sum())
-        measured.append(_Measured(size / share + TENSOR_OVERHEAD_BYTES, error / share))
+        measured.append(_Measured(size + TENSOR_OVERHEAD_BYTES, error / share))
     return measured
 
 
-def _sizes_by_entropy(grids: Mapping[int, Stored]) -> dict[int, float]:
-    """Coded bytes of one matrix on several grids; nothing for fewer than three."""
-    entropies = {i: _entropy_bytes(matrix) for i, matrix in grids.items() if isinstance(matrix, Quantized)}
+def _sizes_by_entropy(
+    tensor: Tensor, choices: Sequence[Storage], entropies: Mapping[int, float]
+) -> dict[int, float]:
+    """Coded bytes of the whole matrix on the grids whose entropy is known; nothing for fewer than three."""
     if len(entropies) < 3:
         return {}
     least, most = min(entropies, key=entropies.__getitem__), max(entropies, key=entropies.__getitem__)
-    ends = [_coded_bytes(grids[i]) / entropies[i] for i in (least, most)]
+    # The whole matrix, because alike rows are found only where all of them are looked at.
+    ends = [_coded_bytes(choices[i].quantize(tensor)) / entropies[i] for i in (least, most)]
     return {
         i: size * float(np.interp(size, (entropies[least], entropies[most]), ends))
         for i, size in entropies.items()
