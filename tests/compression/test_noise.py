@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from bytegolf.compression.compress import compress_model, dequantize_model
+from bytegolf.compression.compress import compress_model
 from bytegolf.compression.grid import AbsMax, Grid
 from bytegolf.compression.noise import NoisyWeights
 from bytegolf.compression.plan import Plan
 from bytegolf.compression.slots import weight_modules
 from bytegolf.compression.spec import Compression, FixedBits, Noise, RoleGrid
 from bytegolf.compression.stages import SeenGrids
-from bytegolf.compression.storage import Storage
+from bytegolf.compression.storage import Storage, dequantize_model
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import RecipeError
 from bytegolf.model.attention import Attention

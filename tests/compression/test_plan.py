@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from bytegolf.artifact import coding
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression import plan as planning
-from bytegolf.compression.compress import compress_model, dequantize_model, role_rows, storage_of
+from bytegolf.compression.compress import compress_model, role_rows, storage_of
 from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
 from bytegolf.compression.plan import estimate_bytes, fit, grid_costs, is_matrix, relative_sensitivities
 from bytegolf.compression.spec import DEFAULT_CHOICES
-from bytegolf.compression.storage import Storage
+from bytegolf.compression.storage import Storage, dequantize_model
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import RecipeError
 

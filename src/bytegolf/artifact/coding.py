@@ -27,8 +27,8 @@ from bytegolf.artifact.compressors import (
     squeeze,
 )
 from bytegolf.artifact.header import MAX_ROW
-from bytegolf.compression.clusters import cluster_rows
-from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
+from bytegolf.compression.arrangement import arrangements
+from bytegolf.compression.common_row import CommonRow, join_common_row
 from bytegolf.compression.context import SCALE_LIMIT, SCALE_ROW, SCALE_SHIFT, code_bits, scale_steps
 from bytegolf.errors import ArtifactError
 
@@ -201,32 +201,17 @@ def _method(data: bytes) -> tuple[int, bytes]:
 
 def _modelled(ints_RC: Int8s, limit: int) -> bytes:
     """The range-coded integers in the arrangement of the least estimated size."""
-    sizes: dict[tuple[Method, ...], float] = {(Method.CONTEXT,): code_bits(ints_RC, limit)}
-    transposed_CR = np.ascontiguousarray(ints_RC.T)
+    best = min(arrangements(ints_RC, limit), key=lambda arrangement: arrangement.bits)
     if len(ints_RC) <= MAX_ROW:
-        sizes[Method.TRANSPOSED, Method.CONTEXT] = code_bits(transposed_CR, limit)
-    clusters_R = cluster_rows(ints_RC)
-    if clusters_R is not None:
-        sizes[Method.CLUSTERED,] = code_bits(ints_RC, limit, clusters_R)
-    common = split_common_row(ints_RC, limit)
-    common_clusters_R = None
-    if common is not None:
-        sizes[Method.COMMON_ROW,] = code_bits(common.ints_RC, limit) + len(ints_RC)
-        common_clusters_R = cluster_rows(common.ints_RC)
-    if common is not None and common_clusters_R is not None:
-        bits = code_bits(common.ints_RC, limit, common_clusters_R) + len(ints_RC)
-        sizes[Method.COMMON_ROW_CLUSTERED,] = bits
-    best = min(sizes, key=lambda methods: sizes[methods])
-    match best[-1]:
-        case Method.CLUSTERED if clusters_R is not None:
-            payload = ranges.encode_clustered(ints_RC, limit, clusters_R)
-        case Method.COMMON_ROW if common is not None:
-            payload = _members(common) + ranges.encode(common.ints_RC, limit)
-        case Method.COMMON_ROW_CLUSTERED if common is not None and common_clusters_R is not None:
-            payload = _members(common) + ranges.encode_clustered(common.ints_RC, limit, common_clusters_R)
-        case _:
-            payload = ranges.encode(ints_RC if len(best) == 1 else transposed_CR, limit)
-    return bytes(best) + payload
+        transposed_CR = np.ascontiguousarray(ints_RC.T)
+        if code_bits(transposed_CR, limit) < best.bits:
+            return bytes([Method.TRANSPOSED, Method.CONTEXT]) + ranges.encode(transposed_CR, limit)
+    members = b"" if best.common is None else _members(best.common)
+    if best.clusters_R is None:
+        method = Method.CONTEXT if best.common is None else Method.COMMON_ROW
+        return bytes([method]) + members + ranges.encode(best.ints_RC, limit)
+    method = Method.CLUSTERED if best.common is None else Method.COMMON_ROW_CLUSTERED
+    return bytes([method]) + members + ranges.encode_clustered(best.ints_RC, limit, best.clusters_R)
 
 
 def _decode_modelled(method: int, payload: bytes, rows: int, columns: int, limit: int) -> Int8s:

@@ -31,7 +31,7 @@ from bytegolf.artifact.header import (
     header_from_bytes,
     header_to_bytes,
 )
-from bytegolf.compression.grid import MAX_BITS, Quantized
+from bytegolf.compression.grid import MAX_BITS, Quantized, limit_of
 from bytegolf.errors import ArtifactError
 from bytegolf.files import atomic_write
 from bytegolf.model.roles import Role
@@ -177,8 +177,7 @@ def _read_tensors(header: Header, streams: memoryview, check: int) -> dict[str, 
 def _unpack_tensor(entry: Entry, parts: list[bytes]) -> Quantized | Tensor:
     if entry.bits:
         rows, columns = entry.shape
-        limit = max(1, 2 ** (entry.bits - 1) - 1)
-        ints_RC = coding.decode_ints(parts[0], (rows, columns), limit)
+        ints_RC = coding.decode_ints(parts[0], (rows, columns), limit_of(entry.bits))
         if entry.bits == 1 and not ints_RC.all():
             raise ArtifactError("a binary matrix holds zeros")
         scales = coding.decode_scales(parts[1], entry.scales_shape)
@@ -200,9 +199,8 @@ def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[b
         raise ArtifactError(f"tensor {name} has integers beyond ±{limit}, the limit of {matrix.bits} bits")
     if matrix.bits == 1 and not ints_RC.all():
         raise ArtifactError(f"tensor {name} has a single bit and zeros; its integers may be -1 and 1")
-    coded = [coding.encode_ints(ints_RC, limit), b""]
     group = 0 if matrix.group is None else matrix.group
-    entry = Entry(name, role, ints_RC.shape, matrix.bits, "ints", (len(coded[0]), 0), group)
+    entry = Entry(name, role, ints_RC.shape, matrix.bits, "ints", (), group)
     if scales.shape != entry.scales_shape or scales.dtype != np.float16:
         raise ArtifactError(
             f"tensor {name} has scales of shape {scales.shape}, {scales.dtype}; "
@@ -210,7 +208,7 @@ def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[b
         )
     if not (np.isfinite(scales) & (scales > 0)).all():
         raise ArtifactError(f"tensor {name} has a scale that is not a positive number")
-    coded[1] = coding.encode_scales(np.ascontiguousarray(scales))
+    coded = [coding.encode_ints(ints_RC, limit), coding.encode_scales(np.ascontiguousarray(scales))]
     return replace(entry, lengths=tuple(map(len, coded))), coded
 
 

@@ -8,7 +8,7 @@ import torch
 
 from bytegolf.artifact.container import Contents, read_artifact
 from bytegolf.compression.grid import Quantized
-from bytegolf.compression.storage import dequantized
+from bytegolf.compression.storage import dequantize_model
 from bytegolf.errors import ArtifactError, RecipeError, TokenizerError
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import LanguageModel, Model
@@ -78,7 +78,7 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
         raise ArtifactError(f"{source} holds other tensors than its recipe asks for, such as {wrong[0]!r}")
     model = spec.build()
     assert set(parameter_roles(model)) == set(found)
-    model.load_state_dict({name: dequantized(tensor) for name, tensor in contents.tensors.items()})
+    model.load_state_dict(dequantize_model(contents.tensors))
     model.to(device)
     model.compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return Loaded(model, tokenizer, contents.recipe, contents.training, context)

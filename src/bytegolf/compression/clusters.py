@@ -23,9 +23,9 @@ def cluster_rows(ints_RC: npt.NDArray[np.int8]) -> npt.NDArray[np.int64] | None:
     """
     rows = len(ints_RC)
     clusters = clusters_allowed(rows)
-    if clusters == 1 or not _alike(_directions(ints_RC[:: -(-rows // _SAMPLE)])):
+    if clusters == 1 or not _alike(directions(ints_RC[:: -(-rows // _SAMPLE)])):
         return None
-    unit_RC = _directions(ints_RC)
+    unit_RC = directions(ints_RC)
     centres_GC = unit_RC[np.random.default_rng(0).choice(rows, clusters, replace=False)]
     for _ in range(_ROUNDS):
         nearest_R = _nearest(unit_RC, centres_GC)
@@ -35,7 +35,8 @@ def cluster_rows(ints_RC: npt.NDArray[np.int8]) -> npt.NDArray[np.int64] | None:
     return np.unique(_nearest(unit_RC, centres_GC), return_inverse=True)[1].astype(np.int64)
 
 
-def _directions(ints_RC: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+def directions(ints_RC: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """The rows at length 1; rows of zeros stay zero."""
     values_RC = ints_RC.astype(np.float32)
     lengths_R = np.sqrt(np.square(values_RC).sum(axis=1))
     return values_RC / np.maximum(lengths_R, 1e-6)[:, None]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bytegolf.compression.clusters import directions
+
 Int8s = npt.NDArray[np.int8]
 
 #: Rows that are tried as the common one, evenly spaced; how alike rows must be; how many make it worth it.
@@ -30,8 +32,7 @@ class CommonRow:
 def split_common_row(ints_RC: Int8s, limit: int) -> CommonRow | None:
     """The matrix with its largest group of like rows taken apart, or None if it has no such group."""
     values_RC = ints_RC.astype(np.float32)
-    lengths_R = np.sqrt(np.square(values_RC).sum(axis=1))
-    unit_RC = values_RC / np.maximum(lengths_R, 1e-6)[:, None]
+    unit_RC = directions(ints_RC)
     candidates = unit_RC[:: max(1, len(unit_RC) // _CANDIDATES)]
     alike = unit_RC @ candidates.T > _LEAST_COSINE
     group_R = alike[:, alike.sum(axis=0).argmax()]

@@ -60,11 +60,6 @@ def compress_model(
     return compressed
 
 
-def dequantize_model(compressed: Mapping[str, Stored]) -> dict[str, Tensor]:
-    """The float32 parameters that an artifact stands for, by name."""
-    return {name: dequantized(tensor) for name, tensor in compressed.items()}
-
-
 def role_rows(
     parameters: Mapping[str, Tensor],
     compressed: Mapping[str, Stored],

@@ -143,13 +143,18 @@ class Quantized:
 
     @property
     def limit(self) -> int:
-        """The largest integer: 1 for a single bit, otherwise 2^(bits-1) - 1."""
-        return max(1, 2 ** (self.bits - 1) - 1)
+        """The largest integer."""
+        return limit_of(self.bits)
 
     def dequantize(self) -> Tensor:
         """The matrix (R, C) in float32."""
         scales = self.scales.to(torch.float32)
         return self.ints.to(torch.float32) * expand_groups(scales, self.ints.shape[1], self.group)
+
+
+def limit_of(bits: int) -> int:
+    """The largest integer of so many bits: 1 for a single one, otherwise 2^(bits-1) - 1."""
+    return max(1, 2 ** (bits - 1) - 1)
 
 
 def expand_groups(scales: Tensor, columns: int, group: int | None) -> Tensor:
@@ -173,7 +178,7 @@ class Grid:
     @property
     def limit(self) -> int:
         """The largest integer of the grid."""
-        return 2 ** (self.bits - 1) - 1
+        return limit_of(self.bits)
 
     @property
     def rows_are_independent(self) -> bool:

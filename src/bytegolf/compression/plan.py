@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bytegolf.compression.clusters import cluster_rows
-from bytegolf.compression.common_row import split_common_row
+from bytegolf.compression.arrangement import arrangements
 from bytegolf.compression.context import SCALE_LIMIT, SCALE_ROW, code_bits, scale_steps
 from bytegolf.compression.grid import Grid, Quantized
 from bytegolf.compression.storage import Storage, Stored, dequantized
@@ -96,21 +94,11 @@ def _integer_bits(matrix: Quantized) -> float:
     ints_RC = matrix.ints.detach().cpu().numpy()
     scales = matrix.scales.detach().cpu().numpy()
     grouped = scales.ndim == 2 and scales.shape[1] > 1
-    bits = _rows_bits(ints_RC, matrix.limit)
-    common = split_common_row(ints_RC, matrix.limit)
-    if common is not None:
-        bits = min(bits, _rows_bits(common.ints_RC, matrix.limit) + common.members_R.size)
+    bits = min(arrangement.bits for arrangement in arrangements(ints_RC, matrix.limit))
     if matrix.bits == 1:
         bits = min(bits, float(ints_RC.size))
     split = scale_steps(scales.reshape(-1), scales.shape[1] if grouped else SCALE_ROW)
     return bits + (16 * scales.size if split is None else code_bits(split[1], SCALE_LIMIT))
-
-
-def _rows_bits(ints_RC: npt.NDArray[np.int8], limit: int) -> float:
-    """Bits of the integers under the coder's model, with alike rows in clusters if there are any."""
-    bits = code_bits(ints_RC, limit)
-    clusters_R = cluster_rows(ints_RC)
-    return bits if clusters_R is None else min(bits, code_bits(ints_RC, limit, clusters_R))
 
 
 def _float_bits(values: Tensor) -> float:

@@ -4,6 +4,8 @@ Each of them has `quantize`, which gives what the file holds, `fake_quantize`, t
 straight-through gradient, `steps`, how far apart neighbouring values are, and `describe`.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -19,3 +21,8 @@ Stored = Quantized | Tensor
 def dequantized(stored: Stored) -> Tensor:
     """The float32 values that a stored tensor stands for."""
     return stored.dequantize() if isinstance(stored, Quantized) else stored.to(torch.float32)
+
+
+def dequantize_model(compressed: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """The float32 parameters that an artifact stands for, by name."""
+    return {name: dequantized(tensor) for name, tensor in compressed.items()}

@@ -24,7 +24,7 @@ from bytegolf.evaluation.adaptation import Adaptation, DocumentLora
 from bytegolf.evaluation.adaptation.sgd import ChunkLearning
 from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
-from bytegolf.evaluation.passes import Watch, fitted, score_windows, silent
+from bytegolf.evaluation.passes import Watch, fitted, silent
 from bytegolf.evaluation.symbols import Coder, DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding, Window
 from bytegolf.model.decoding import Reader
@@ -170,21 +170,21 @@ def parallel_ledger(
 ) -> Ledger:
     """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
     session, base_B = _session(tokenizer, layout, ids)
-    waiting: list[Window] = []
     with fitted(model, layout.length):
         learning = _learning(model, session, base_B, layout, adaptation)
-        for window in _windows(layout):
-            if learning.due(window.scored):
-                score_windows(learning.model, session, iter(waiting), watch=watch)
-                waiting = []
-                learning.learn(window.scored)
-            waiting += [
-                Window(base + window.start, base + min(window.stop, tokens), base + window.scored)
-                for stream, base in enumerate(base_B.tolist())
-                if window.scored < (tokens := layout.stream_tokens(stream))
-            ]
-        score_windows(learning.model, session, iter(waiting), watch=watch)
+        learning.score(
+            ((window.scored, _in_streams(window, base_B, layout)) for window in _windows(layout)), watch=watch
+        )
     return session.close()
+
+
+def _in_streams(window: Window, base_B: np.ndarray, layout: Layout) -> list[Window]:
+    """The window in every stream that it scores something of."""
+    return [
+        Window(base + window.start, base + min(window.stop, tokens), base + window.scored)
+        for stream, base in enumerate(base_B.tolist())
+        if window.scored < (tokens := layout.stream_tokens(stream))
+    ]
 
 
 def _learning(

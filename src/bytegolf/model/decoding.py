@@ -59,7 +59,6 @@ class Reader:
         assert 0 < self._memory.position < self._memory.capacity
         self._place_1.fill_(self._memory.position)
         self._memory.position += 1
-        self._memory.one_document &= not bool(starts_B.any())
         self._ids_B1.copy_(ids_B[:, None])
         self._starts_B1.copy_(starts_B[:, None])
         if self._graph is None:

@@ -140,7 +140,7 @@ def export(
     """
     parameters = {name: value.detach().float().cpu() for name, value in model.named_parameters()}
     roles = {name: str(role) for name, role in parameter_roles(model).items()}
-    packer = _Packer(recipe, prepared, parameters, roles, training)
+    packer = _Packer(recipe, prepared.tokenizer.to_bytes(), parameters, roles, training)
     choice = functools.cache(lambda: PlanChoice(model, recipe, prepared))
     best = _best(packer, choice, seen_plan)
     path = folder / "artifact.bg"
@@ -162,7 +162,7 @@ class _Packer:
     """Makes artifacts of one trained model."""
 
     recipe: Recipe
-    prepared: Prepared
+    tokenizer: bytes
     parameters: dict[str, Tensor]
     roles: dict[str, str]
     training: dict[str, Any]
@@ -179,8 +179,7 @@ class _Packer:
         return self.coded(plan, tensors)
 
     def coded(self, plan: Plan, tensors: dict[str, Stored]) -> _Packed:
-        tokenizer = self.prepared.tokenizer.to_bytes()
-        contents = Contents(to_json(self.recipe), tokenizer, tensors, self.roles, self.training)
+        contents = Contents(to_json(self.recipe), self.tokenizer, tensors, self.roles, self.training)
         return _Packed(plan, contents, *pack(contents))
 
 

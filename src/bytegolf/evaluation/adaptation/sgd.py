@@ -15,7 +15,7 @@ import torch
 
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows
+from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows, silent
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 
@@ -72,14 +72,7 @@ class ScoreFirstSgd:
     ) -> None:
         """Scores these windows into the session, learning between chunks."""
         learning = ChunkLearning(self, model, session, np.array([0]), session.targets)
-        waiting: list[Window] = []
-        for window in windows:
-            if learning.due(window.scored):
-                score_windows(learning.model, session, iter(waiting), tokens_per_pass, watch)
-                waiting = []
-                learning.learn(window.scored)
-            waiting.append(window)
-        score_windows(learning.model, session, iter(waiting), tokens_per_pass, watch)
+        learning.score(((window.scored, [window]) for window in windows), tokens_per_pass, watch)
 
 
 class SgdLearner:
@@ -162,6 +155,22 @@ class ChunkLearning:
         last = self._chunk(self._steps - 1)
         self._learner.learn(self._session, spans, (self._chunk(step) - 1) / max(1, last))
         self._learned = step
+
+    def score(
+        self,
+        windows: Iterator[tuple[int, list[Window]]],
+        tokens_per_pass: int | None = None,
+        watch: Watch = silent,
+    ) -> None:
+        """Scores the windows that begin to score at each step, learning in between."""
+        waiting: list[Window] = []
+        for step, of_streams in windows:
+            if self.due(step):
+                score_windows(self.model, self._session, iter(waiting), tokens_per_pass, watch)
+                waiting = []
+                self.learn(step)
+            waiting += of_streams
+        score_windows(self.model, self._session, iter(waiting), tokens_per_pass, watch)
 
     def _chunk(self, step: int) -> int:
         assert self._learner is not None
