@@ -1,0 +1,211 @@
+"""What storing weights in few bits costs, with and without training that saw the grid; alone and in loops.
+
+    python benchmarks/quantization.py --list
+    python benchmarks/quantization.py CASE… --text FILE… --validation FILE --tokenizer FILE \
+        --tokens 40000000 [--seed N] [--out FOLDER] [--prepared FOLDER]
+    python benchmarks/quantization.py --table FOLDER
+
+A case is one training. Cases that see no grid are exported to every grid of their network, the others to the
+one they saw. All cases of one network get the same tokens in the same order. The table's `float` is the
+trained model before any grid, `file` what the artifact scores, both in chunks of 1,024.
+
+Matrices of blocks go on the grid; the embedding keeps 8 bits, so that a tied head does not decide the
+comparison. Each row's scale comes from its largest weight in loops, as published, elsewhere from the least
+squared error.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bytegolf.compression.grid import AbsMax, Grid
+from bytegolf.compression.spec import Compression, FixedBits, Noise, RoleGrid
+from bytegolf.compression.storage import Storage
+from bytegolf.compression.ternary import Binary, Ternary
+from bytegolf.evaluation.windows import Chunked
+from bytegolf.files import atomic_write
+from bytegolf.model.attention import Attention
+from bytegolf.model.loop import Loop
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.roles import Role
+from bytegolf.model.spec import Model
+from bytegolf.model.stack import Block
+from bytegolf.recipe import Evaluation, Recipe
+from bytegolf.recipes.baseline import RECIPE as BASELINE
+from bytegolf.runner import compress_run, run
+from bytegolf.text.spec import Text
+from bytegolf.tokens.spec import TokenizerFile
+from bytegolf.training.averaging import Average
+from bytegolf.training.budget import Budget
+
+LAYER = Block(Attention(heads=6, key_value_heads=3, query_gain=1.5), SquaredMlp(hidden=768))
+
+#: Nine layers; three; and those three run three times.
+NETWORKS: dict[str, Model] = {
+    "nine": replace(BASELINE.model, width=384, layers=(LAYER,) * 9),
+    "three": replace(BASELINE.model, width=384, layers=(LAYER,) * 3, skips=False),
+    "looped": replace(
+        BASELINE.model, width=384, layers=(LAYER,) * 3, skips=False, loop=Loop(first=0, last=2, passes=3)
+    ),
+}
+
+STORAGES: dict[str, Storage] = {
+    "8": Grid(8),
+    "6": Grid(6),
+    "5": Grid(5),
+    "4": Grid(4),
+    "ternary": Ternary(group=128),
+    "binary": Binary(group=128),
+}
+LARGEST: dict[str, Storage] = {"8": Grid(8, AbsMax()), "6": Grid(6, AbsMax()), "5": Grid(5, AbsMax())}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training. sees: nothing, the grid itself (from half of training on), or noise of its step."""
+
+    network: str
+    sees: str = ""
+    storage: str = ""
+
+    @property
+    def name(self) -> str:
+        return "-".join(part for part in (self.network, self.sees, self.storage) if part)
+
+    @property
+    def storages(self) -> dict[str, Storage]:
+        """What is exported: the grid that was seen, or all."""
+        known = STORAGES if self.network == "nine" else LARGEST
+        return {self.storage: known[self.storage]} if self.storage else known
+
+    def compression(self, storage: Storage) -> Compression:
+        """Blocks on `storage`, and what training sees of it."""
+        spec = Compression(plan_of(storage))
+        if self.sees == "rounded":
+            return replace(spec, quantization_aware_from=0.5)
+        return replace(spec, noise=Noise(looped_only=True)) if self.sees == "noisy" else spec
+
+
+def plan_of(storage: Storage) -> FixedBits:
+    """Blocks on `storage`, the embedding in 8 bits."""
+    return FixedBits(storage, (RoleGrid(Role.EMBEDDING, Grid(8)),))
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("nine"),
+        *(Case("nine", "rounded", storage) for storage in STORAGES),
+        Case("three"),
+        Case("looped"),
+        *(Case("looped", sees, storage) for sees in ("rounded", "noisy") for storage in ("8", "6")),
+    )
+}
+
+
+def recipe_of(case: Case, storage: Storage, tokens: int, seed: int) -> Recipe:
+    """The case as a recipe that exports to `storage`."""
+    training = replace(
+        BASELINE.training,
+        budget=Budget(tokens=tokens),
+        rows=64,
+        forward_rows=64,
+        average=Average(decay=0.98),
+        seed=seed,
+        validate_at=(),
+    )
+    return Recipe(
+        name=f"quantization-{case.name}",
+        model=NETWORKS[case.network],
+        training=training,
+        compression=case.compression(storage),
+        evaluation=Evaluation(plans=(Chunked(1024),)),
+    )
+
+
+def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Trains once and exports to each grid; a row each, also left in FOLDER/rows.json."""
+    rows, result = [], run(recipe, folder, console=console)
+    for position, (name, storage) in enumerate(case.storages.items()):
+        if position:
+            exported = replace(recipe, compression=replace(recipe.compression, plan=plan_of(storage)))
+            result = compress_run(folder, exported, console=console) | {"training": result["training"]}
+        rows.append(_row(case, name, result))
+    data = {"machine": result["machine"], "rows": rows, "seed": recipe.training.seed}
+    atomic_write(folder / "rows.json", (json.dumps(data, indent=1) + "\n").encode())
+    return rows
+
+
+def _row(case: Case, storage: str, result: dict[str, Any]) -> dict[str, Any]:
+    scores = {score["model"]: score["bits_per_byte"] for score in result["scores"]}
+    return {
+        "network": case.network,
+        "sees": case.sees,
+        "storage": storage,
+        "float": scores["float"],
+        "file": scores["artifact"],
+        "cost": scores["artifact"] - scores["float"],
+        "bytes": result["artifact"]["bytes"],
+        "parameters": result["training"]["parameters"],
+        "tokens": result["training"]["tokens"],
+    }
+
+
+def collected(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of all cases below a folder, in the order of `CASES`."""
+    for name in CASES:
+        for path in sorted(folder.glob(f"{name}-seed*/rows.json")):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            yield from ({**row, "seed": data["seed"]} for row in data["rows"])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows for people."""
+    shown = Table(box=None)
+    for heading in ("network", "training saw", "stored", "float", "file", "cost", "bytes"):
+        shown.add_column(heading, justify="left" if heading in ("network", "training saw") else "right")
+    for row in rows:
+        stored = row["storage"] + (" bits" if row["storage"].isdigit() else "")
+        scores = f"{row['float']:.4f}", f"{row['file']:.4f}", f"{row['cost']:+.4f}"
+        shown.add_row(row["network"], row["sees"] or "nothing", stored, *scores, f"{row['bytes']:,}")
+    return shown
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="CASE")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--table", type=Path, metavar="FOLDER")
+    parser.add_argument("--text", nargs="+", default=["kjv"])
+    parser.add_argument("--validation", nargs="*", default=[])
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--prepared", default="")
+    parser.add_argument("--tokens", type=int, default=40_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/quantization"))
+    options = parser.parse_args(words)
+    console = Console(width=120)
+    if options.list:
+        console.print("\n".join(CASES))
+    if options.table:
+        console.print(table(list(collected(options.table))))
+    for name in options.cases:
+        case = CASES[name]
+        recipe = recipe_of(case, next(iter(case.storages.values())), options.tokens, options.seed)
+        recipe = replace(
+            recipe,
+            text=Text(sources=tuple(options.text), validation=tuple(options.validation)),
+            tokens=TokenizerFile(options.tokenizer) if options.tokenizer else BASELINE.tokens,
+            prepared=options.prepared,
+        )
+        console.print(table(study(case, recipe, options.out / f"{name}-seed{options.seed}", console)))
+
+
+if __name__ == "__main__":
+    main()

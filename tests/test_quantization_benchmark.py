@@ -1,0 +1,67 @@
+"""benchmarks/quantization.py on a toy: one training, a file for each grid, and costs that are differences."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bytegolf.compression.stages import SeenGrids
+from bytegolf.text.spec import Text
+from bytegolf.tokens.spec import Bytes
+
+
+@pytest.fixture
+def quantization(monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = Path(__file__).parent
+    monkeypatch.syspath_prepend(str(folder.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(folder / "contract"))
+    import quantization
+
+    return quantization
+
+
+def test_a_network_that_saw_no_grid_is_trained_once_and_stored_on_each(
+    quantization: Any, tmp_path: Path
+) -> None:
+    from toy_recipes import small
+
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Line {i} tells of {i * i % 97} things.\n" for i in range(900)))
+    case = quantization.CASES["looped"]
+    recipe = small(quantization.recipe_of(case, quantization.LARGEST["8"], 100_000, 3))
+    compression = replace(recipe.compression, passthrough_elements=64)
+    texts = Text(sources=(str(text),), cut_bytes=2000)
+    recipe = replace(recipe, text=texts, tokens=Bytes(), compression=compression)
+    folder = tmp_path / "runs" / "looped-seed3"
+    rows = quantization.study(case, recipe, folder, Console(quiet=True))
+    assert [row["storage"] for row in rows] == ["8", "6", "5"]
+    assert len({row["float"] for row in rows}) == 1
+    assert len({row["file"] for row in rows}) == 3
+    assert rows[0]["bytes"] > rows[1]["bytes"] > rows[2]["bytes"]
+    assert all(row["cost"] == row["file"] - row["float"] for row in rows)
+    assert abs(rows[0]["cost"]) < abs(rows[2]["cost"])
+    assert list(quantization.collected(tmp_path / "runs")) == [{**row, "seed": 3} for row in rows]
+    assert json.loads((folder / "rows.json").read_text())["rows"] == rows
+    assert quantization.table(rows).row_count == 3
+
+
+def test_cases_see_the_grid_that_they_are_stored_on(quantization: Any) -> None:
+    for case in quantization.CASES.values():
+        for storage in case.storages.values():
+            recipe = small_network(quantization.recipe_of(case, storage, 100_000, 1))
+            stages = SeenGrids(
+                recipe.model.build(), recipe.compression, recipe.compression.plan.grids, seed=1
+            )
+            names = [stage.name for stage in stages.stages]
+            expected = {"": [], "rounded": ["quantization-aware training"], "noisy": ["noisy training"]}
+            assert names == expected[case.sees]
+            assert recipe.compression.plan.grids()["mlp_up"] == storage
+
+
+def small_network(recipe: Any) -> Any:
+    from toy_recipes import small
+
+    return small(recipe).with_vocabulary(256)
