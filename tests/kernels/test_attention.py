@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bytegolf.evaluation.adaptation.repeatable import repeatable_gradients
 from bytegolf.kernels.attention import attend, segments_from_starts
 from bytegolf.kernels.attention.fused import fused_attention
 from bytegolf.kernels.attention.reference import attention as reference
+from bytegolf.kernels.attention.varlen import varlen_attention, with_repeatable_gradients
 from bytegolf.kernels.attention.visibility import allowed_keys
 from bytegolf.model.stream import Stream
 
@@ -206,3 +208,44 @@ def test_the_packed_body_lets_no_bit_cross_a_document() -> None:
     assert torch.equal(after[0, 50:], before[0, 50:])
     assert torch.equal(after[1], before[1])
     assert not torch.equal(after[0, 10:50], before[0, 10:50])
+
+
+def test_repeatable_gradients_are_the_gradients() -> None:
+    q, k, v = tensors((1, 6, 2, 2, 4), 5, torch.float64)
+    weights = torch.randn(6, 2, 4, dtype=torch.float64)
+
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q * k).sum(-1, keepdim=True) * v
+
+    def gradients(wrapped: bool, kept: Tensor) -> tuple[Tensor, ...]:
+        inputs = [x[0].clone().requires_grad_() for x in (q, k, v)]
+        inputs[1] = inputs[1].detach() if kept is k else inputs[1]
+        y = with_repeatable_gradients(function, *inputs) if wrapped else function(*inputs)
+        return y.detach(), *torch.autograd.grad((y * weights).sum(), [x for x in inputs if x.requires_grad])
+
+    for kept in (q, k):
+        assert all(map(torch.equal, gradients(True, kept), gradients(False, kept)))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_packed_gradients_repeat_where_torch_is_asked_for_it() -> None:
+    q, k, v = tensors((16, 512, 8, 4, 64), 3, torch.bfloat16, "cuda")
+    starts = torch.rand(16, 512) < 1 / 100
+    segments = segments_from_starts(starts, torch.device("cuda"))
+    weights = torch.randn_like(q)
+
+    def gradients() -> tuple[Tensor, ...]:
+        inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+        y = varlen_attention(*inputs, segments=segments, window=None)
+        return torch.autograd.grad(y, inputs, weights)
+
+    plain = gradients()
+    with repeatable_gradients(torch.device("cuda")):
+        first = gradients()
+        for _ in range(8):
+            assert all(map(torch.equal, gradients(), first))
+    for one, other in zip(plain, first, strict=True):
+        torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation.low_rank import attach
+from bytegolf.evaluation.adaptation.repeatable import repeatable_gradients
 from bytegolf.evaluation.legality import Session
 from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows
 from bytegolf.evaluation.windows import DocumentChunks, Plan, Window
@@ -114,12 +115,12 @@ class LoraLearner:
             learning = sum(len(document) > number + 1 for document in documents)
             for adapter in self._adapters:
                 adapter.rows = len(windows)
-            with torch.set_grad_enabled(learning > 0):
+            with torch.set_grad_enabled(learning > 0), repeatable_gradients(model.device):
                 loss, count = self._score_windows(session, windows, learning)
-            if learning:
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+                if learning:
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
             done += count
             watch(done, session.targets)
 

@@ -5,15 +5,14 @@ Shapes: S streams that are scored side by side, B rows of a step, T tokens of a 
 
 import copy
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bytegolf.errors import RecipeError
+from bytegolf.evaluation.adaptation.repeatable import repeatable_gradients
 from bytegolf.evaluation.legality import Session
 from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows, silent
 from bytegolf.evaluation.windows import Plan, Window
@@ -94,7 +93,7 @@ class SgdLearner:
         for group in self._optimizer.param_groups:
             group["lr"] = self.rate(share)
         size = self.spec.length * self.spec.rows
-        with torch.enable_grad(), _repeatable(self.model.device):
+        with torch.enable_grad(), repeatable_gradients(self.model.device):
             for _ in range(self.spec.epochs):
                 for first in range(0, len(ids), size):
                     self._step(*(array[first : first + size] for array in (ids, targets, starts)))
@@ -175,24 +174,3 @@ class ChunkLearning:
     def _chunk(self, step: int) -> int:
         assert self._learner is not None
         return step * len(self._base_S) // self._learner.spec.chunk
-
-
-@contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """Gradients come out the same to the last bit: a decoder must learn exactly what its encoder learned.
-
-    On GPUs sums over tokens are otherwise taken in the order in which they happen to be ready.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    with warnings.catch_warnings():
-        # torch warns of matrix products, whose order is only open where several streams share a workspace.
-        warnings.simplefilter("ignore")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before, warn_only=warned)

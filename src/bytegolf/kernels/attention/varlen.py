@@ -4,8 +4,10 @@ Rows are laid end to end; every document, and every row, is a segment of its own
 segment is even looked at.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +53,49 @@ def varlen_attention(
     offsets, longest = segments.offsets, segments.longest
     # Since 2.12 fewer key/value heads must be asked for; in 2.11 the operator takes them as they are.
     call = partial(varlen_attn, enable_gqa=True) if _NEW_INTERFACE else varlen_attn
-    y = call(q, k, v, offsets, offsets, longest, longest, window_size=(left, 0))
-    assert isinstance(y, Tensor)
+
+    def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = call(q, k, v, offsets, offsets, longest, longest, window_size=(left, 0))
+        assert isinstance(y, Tensor)
+        return y
+
+    # Asked only outside compiled code: who wants repeatable gradients runs the model as written.
+    if not torch.compiler.is_compiling() and torch.are_deterministic_algorithms_enabled():
+        y = with_repeatable_gradients(attended, q, k, v)
+    else:
+        y = attended(q, k, v)
     return y.unflatten(0, (rows, length))
+
+
+def with_repeatable_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), with gradients of the inputs that are the same to the last bit in every run.
+
+    FlashAttention adds up the queries' gradients in the order in which blocks happen to be ready, unless
+    torch's setting for deterministic algorithms is strict. A strict setting all over would refuse matrix
+    products for which the environment was not prepared before the process began, so it holds for this one
+    backward pass.
+    """
+    y = _Repeatable.apply(function, *inputs)
+    assert isinstance(y, Tensor)
+    return y
+
+
+class _Repeatable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        ctx.inputs = tuple(x.detach().requires_grad_(x.requires_grad) for x in inputs)
+        with torch.enable_grad():
+            ctx.y = function(*ctx.inputs)
+        return ctx.y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        asked = [x for x in ctx.inputs if x.requires_grad]
+        enabled = torch.are_deterministic_algorithms_enabled()
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        try:
+            found = iter(torch.autograd.grad(ctx.y, asked, gradients[0]))
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        return None, *(next(found) if x.requires_grad else None for x in ctx.inputs)
