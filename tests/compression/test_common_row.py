@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 from bytegolf.artifact import coding, ranges
 from bytegolf.artifact.coding import Method
 from bytegolf.compression.common_row import CommonRow, join_common_row, split_common_row
+from bytegolf.compression.costs import TENSOR_OVERHEAD_BYTES, estimate_bytes
 from bytegolf.compression.grid import Grid, StandardDeviations
-from bytegolf.compression.plan import TENSOR_OVERHEAD_BYTES, estimate_bytes
 from bytegolf.errors import ArtifactError
 
 

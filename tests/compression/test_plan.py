@@ -11,15 +11,22 @@ from hypothesis import strategies as st
 
 from bytegolf.artifact import coding
 from bytegolf.artifact.container import Contents, pack
+from bytegolf.compression import costs
 from bytegolf.compression import plan as planning
 from bytegolf.compression.compress import compress_model, role_rows, storage_of
+from bytegolf.compression.costs import TENSOR_OVERHEAD_BYTES, Cost, estimate_bytes, grid_costs
 from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
-from bytegolf.compression.plan import estimate_bytes, fit, grid_costs, is_matrix, relative_sensitivities
+from bytegolf.compression.plan import fit, is_matrix
 from bytegolf.compression.spec import DEFAULT_CHOICES
 from bytegolf.compression.storage import Storage, dequantize_model
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import RecipeError
+
+
+def relative_sensitivities(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
+    """1 / ‖W‖² for each tensor, for want of measured ones: equal relative errors then hurt equally."""
+    return {name: 1.0 / float(tensor.square().sum()) for name, tensor in tensors.items()}
 
 
 def _model() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -55,7 +62,7 @@ def test_estimated_bytes_are_within_one_percent_of_coded_bytes(grid: Grid) -> No
         quantized = grid.quantize(weight)
         coded = coding.encode_ints(quantized.ints.numpy(), grid.limit)
         scales = coding.encode_scales(quantized.scales.numpy())
-        overhead = planning.TENSOR_OVERHEAD_BYTES
+        overhead = TENSOR_OVERHEAD_BYTES
         assert estimate_bytes(quantized) - overhead == pytest.approx(len(coded) + len(scales), rel=0.01)
 
 
@@ -71,7 +78,7 @@ def test_any_storage_takes_the_bytes_that_are_estimated(storage: Storage) -> Non
     stored = storage.quantize(weight)
     account = dict(pack(Contents({}, b"", {"weight": stored}, {"weight": "mlp_up"}, {}))[1].parts)
     coded = account["mlp_up"] + account.get("scales", 0)
-    assert estimate_bytes(stored) - planning.TENSOR_OVERHEAD_BYTES == pytest.approx(coded, rel=0.01)
+    assert estimate_bytes(stored) - TENSOR_OVERHEAD_BYTES == pytest.approx(coded, rel=0.01)
 
 
 def test_a_plan_may_choose_among_storages() -> None:
@@ -148,7 +155,7 @@ def test_a_sensitive_role_gets_the_finer_grid() -> None:
     room=st.integers(1, 250),
 )
 def test_the_choice_is_the_best_of_all_combinations(rows, room: int) -> None:
-    costs = [[planning._Cost(float(size), float(loss)) for size, loss in row] for row in rows]
+    costs = [[Cost(float(size), float(loss)) for size, loss in row] for row in rows]
     allowed = [
         sum(row[i].loss for row, i in zip(costs, indices, strict=True))
         for indices in itertools.product(range(3), repeat=len(rows))
@@ -164,8 +171,7 @@ def test_the_choice_is_the_best_of_all_combinations(rows, room: int) -> None:
 def test_thinning_a_long_front_keeps_what_fits_and_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     costs = [
-        [planning._Cost(float(size), float(1000 / size)) for size in random.integers(50, 500, 12)]
-        for _ in range(6)
+        [Cost(float(size), float(1000 / size)) for size in random.integers(50, 500, 12)] for _ in range(6)
     ]
     exact = planning._least_loss(costs, 1200)
     monkeypatch.setattr(planning, "_FRONT", 100)
@@ -243,3 +249,25 @@ def test_the_table_names_bits_bytes_and_errors_of_each_role() -> None:
     assert rows["mlp_down"].parameters == 3 * 96 * 288
     assert rows["mlp_down"].relative_error > 4 * rows["mlp_up"].relative_error > 0
     assert rows["mlp_down"].bytes == dict(account.parts)["mlp_down"]
+
+
+def test_layers_between_the_measured_ones_are_predicted_within_one_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    # Deeper layers have rows of more unlike sizes, so their coded size falls below their entropy.
+    weights = {
+        f"{layer}.mlp_up": torch.randn(768, 256, generator=generator)
+        * torch.exp(0.15 * layer * torch.randn(768, 1, generator=generator))
+        * torch.exp(0.1 * layer * torch.randn(256, generator=generator))
+        for layer in range(6)
+    }
+    asked = []
+    real = costs.estimate_bytes
+    monkeypatch.setattr(costs, "estimate_bytes", lambda stored: asked.append(stored) or real(stored))
+    choices = (Grid(8), Grid(6), Grid(5), Grid(4))
+    found = grid_costs(weights, dict.fromkeys(weights, "mlp_up"), dict.fromkeys(weights, 1.0), choices)
+    assert len(asked) == 2 * 3
+    for choice, cost in zip(choices, found.roles["mlp_up"], strict=True):
+        whole = sum(real(choice.quantize(weight)) for weight in weights.values())
+        assert cost.size == pytest.approx(whole, rel=0.01)

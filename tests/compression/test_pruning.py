@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf.compression.compress import compress_model
+from bytegolf.compression.costs import estimate_bytes
 from bytegolf.compression.grid import AbsMax, Grid, StandardDeviations
-from bytegolf.compression.plan import estimate_bytes
 from bytegolf.compression.pruning import SingleSteps, fewest_that_fit, prune_smallest
 from bytegolf.compression.storage import Storage, dequantize_model
 from bytegolf.compression.ternary import Binary, Ternary

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_training import changed, finished, outcome, same_bits, trainer
+from toy_training import Clock, changed, finished, outcome, same_bits, trainer
 
 from bytegolf.model.spec import LanguageModel
 from bytegolf.training.averaging import Average
@@ -58,6 +58,26 @@ def staged(
         return made
 
     return trainer(changed(budget=Budget(steps=steps)), folder, stages=stages), made
+
+
+def test_no_step_follows_a_stage_that_took_the_rest_of_the_budget() -> None:
+    clock = Clock()
+
+    class Slow(Rounding):
+        def enter(self) -> None:
+            clock.now += 6.0
+            super().enter()
+
+    toy = trainer(changed(budget=Budget(seconds=10.0)), stages=lambda model: [Slow(model, 0.5)], clock=clock)
+
+    def one_second(progress: Progress) -> None:
+        clock.now += 1.0
+
+    toy.watch = one_second
+    finished(toy)
+    # Five steps, then the stage: eleven seconds are more than there were.
+    assert toy.step == 5
+    assert toy.stopwatch.seconds == pytest.approx(11.0)
 
 
 def test_a_stage_begins_once_before_the_first_step_at_its_share(tmp_path: Path) -> None:

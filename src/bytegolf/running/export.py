@@ -13,7 +13,8 @@ from torch import Tensor
 from bytegolf.artifact.account import Account
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.compress import compress_model, role_rows
-from bytegolf.compression.plan import Plan, estimate_bytes, fit, grid_costs, is_matrix
+from bytegolf.compression.costs import estimate_bytes, grid_costs
+from bytegolf.compression.plan import Plan, fit, is_matrix
 from bytegolf.compression.pruning import SingleSteps, fewest_that_fit, prune_smallest
 from bytegolf.compression.sensitivity import fisher_sensitivities
 from bytegolf.compression.spec import FitBytes, FixedBits
@@ -64,7 +65,7 @@ class PlanChoice:
         if isinstance(self._spec.plan, FixedBits):
             return
         roles = {name: str(role) for name, role in parameter_roles(model).items()}
-        parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
+        parameters = {name: value.detach() for name, value in model.named_parameters()}
         matrices = _matrices(parameters, roles, recipe)
         sensitivities = fisher_sensitivities(model, _calibration(recipe, prepared, model.device))
         self._costs = grid_costs(matrices, roles, sensitivities, self._spec.plan.choices)
@@ -234,7 +235,7 @@ def _fixed_bytes(
     parameters: dict[str, Tensor], matrices: dict[str, Tensor], recipe: Recipe, prepared: Prepared
 ) -> int:
     """Bytes of everything but the matrices, from an artifact that holds just that."""
-    rest = {name: value for name, value in parameters.items() if name not in matrices}
+    rest = {name: value.cpu() for name, value in parameters.items() if name not in matrices}
     empty = Contents(
         to_json(recipe), prepared.tokenizer.to_bytes(), dict(rest), dict.fromkeys(rest, "scalar"), {}
     )

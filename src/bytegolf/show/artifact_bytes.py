@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from bytegolf.artifact.container import Contents, pack
-from bytegolf.compression.plan import TENSOR_OVERHEAD_BYTES, Plan, estimate_bytes, is_matrix
+from bytegolf.compression.costs import TENSOR_OVERHEAD_BYTES, estimate_bytes
+from bytegolf.compression.plan import Plan, is_matrix
 from bytegolf.compression.spec import FixedBits
 from bytegolf.compression.storage import Storage
 from bytegolf.model.roles import Role, parameter_roles
