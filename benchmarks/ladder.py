@@ -69,8 +69,8 @@ def as_it_is(recipe: Recipe) -> Recipe:
 
 
 def one_gpu_batch(recipe: Recipe) -> Recipe:
-    """Four times the updates: the chain's batches are for eight GPUs and twice the time."""
-    return on_training(rows=128, forward_rows=128)(recipe)
+    """Eight times the updates: the chain's batches are for eight GPUs and twice the time."""
+    return on_training(rows=64, forward_rows=64)(recipe)
 
 
 def orthogonal_muon(recipe: Recipe) -> Recipe:

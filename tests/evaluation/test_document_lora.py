@@ -239,3 +239,23 @@ def test_a_role_that_no_matrix_has_is_named() -> None:
 def test_adapters_that_cannot_work_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(RecipeError, match=named):
         DocumentLora(**settings)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_scores_repeat_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    block = Block(Attention(heads=4, key_value_heads=2), SquaredMlp(256))
+    model = Model(width=128, layers=(block,) * 3, vocabulary=BYTES.vocabulary).build().cuda()
+    model.compute_dtype = torch.bfloat16
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    random = np.random.default_rng(1)
+    texts = [bytes(random.integers(97, 107, length)) for length in (3000, 700, 2500, 1500)]
+    ids, starts = token_stream(BYTES, texts)
+    spec = DocumentLora(rank=8, chunk=256, length=1024, learning_rate=0.01)
+    first, *others = (score(model, BYTES, ids, starts, HEADLINE, adaptation=spec).nats_N for _ in range(3))
+    assert all(np.array_equal(first, other) for other in others)
+    plain = score(model, BYTES, ids, starts, spec.plan(HEADLINE)).nats_N
+    assert not np.allclose(first, plain, atol=1e-3)
