@@ -60,7 +60,9 @@ def staged(
     return trainer(changed(budget=Budget(steps=steps)), folder, stages=stages), made
 
 
-def test_no_step_follows_a_stage_that_took_the_rest_of_the_budget() -> None:
+@pytest.mark.parametrize("validate_at", [(), (0.5,)])
+def test_no_step_follows_a_stage_that_took_the_rest_of_the_budget(validate_at: tuple[float, ...]) -> None:
+    # Validation stops the clock; a stage that begins right after it is counted all the same.
     clock = Clock()
 
     class Slow(Rounding):

@@ -96,12 +96,12 @@ class Trainer:
                 if seconds - saved_at >= spec.checkpoint_seconds and not self.high_steps:
                     saved_at = seconds
                     self._save()
+                self.stopwatch.start()
                 if entered := self.stages.enter_due(share):
                     for name in entered:
                         self.record.write("stage", step=self.step, seconds=seconds, name=name)
                     # Entering may have taken what was left of the budget.
                     continue
-                self.stopwatch.start()
                 left = budget.steps_left(*usage, spec.tokens_per_step)
                 progress = self._one_step(next(batches), spec.schedule.multiplier(share, left))
                 self._sync()
