@@ -70,7 +70,8 @@ def test_no_step_follows_a_stage_that_took_the_rest_of_the_budget(validate_at: t
             clock.now += 6.0
             super().enter()
 
-    toy = trainer(changed(budget=Budget(seconds=10.0)), stages=lambda model: [Slow(model, 0.5)], clock=clock)
+    spec = changed(budget=Budget(seconds=10.0), validate_at=validate_at)
+    toy = trainer(spec, stages=lambda model: [Slow(model, 0.5)], clock=clock, validate=lambda: (1.0, 1.0))
 
     def one_second(progress: Progress) -> None:
         clock.now += 1.0
