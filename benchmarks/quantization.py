@@ -7,7 +7,8 @@
 
 A case is one training. Cases that see no grid are exported to every grid of their network, the others to the
 one they saw. All cases of one network get the same tokens in the same order. The table's `float` is the
-trained model before any grid, `file` what the artifact scores, both in chunks of 1,024.
+trained model before any grid, `file` what the artifact scores, both in chunks of 1,024; `strays by` is how
+far the residual stream is off behind the first and the last layer that ran (see error_growth.py).
 
 Matrices of blocks go on the grid; the embedding keeps 8 bits, so that a tied head does not decide the
 comparison. Each row's scale comes from its largest weight in loops, as published, elsewhere from the least
@@ -21,9 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from error_growth import growth
 from rich.console import Console
 from rich.table import Table
 
+from bytegolf.compression.floats import Float16
 from bytegolf.compression.grid import AbsMax, Grid
 from bytegolf.compression.spec import Compression, FixedBits, Noise, RoleGrid
 from bytegolf.compression.storage import Storage
@@ -63,7 +66,7 @@ STORAGES: dict[str, Storage] = {
     "ternary": Ternary(group=128),
     "binary": Binary(group=128),
 }
-LARGEST: dict[str, Storage] = {"8": Grid(8, AbsMax()), "6": Grid(6, AbsMax()), "5": Grid(5, AbsMax())}
+LARGEST: dict[str, Storage] = {str(bits): Grid(bits, AbsMax()) for bits in (8, 6, 5, 4)}
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ class Case:
         return replace(spec, noise=Noise(looped_only=True)) if self.sees == "noisy" else spec
 
 
-def plan_of(storage: Storage) -> FixedBits:
+def plan_of(storage: Storage, embedding: Storage = Grid(8)) -> FixedBits:
     """Blocks on `storage`, the embedding in 8 bits."""
-    return FixedBits(storage, (RoleGrid(Role.EMBEDDING, Grid(8)),))
+    return FixedBits(storage, (RoleGrid(Role.EMBEDDING, embedding),))
 
 
 CASES = {
@@ -137,6 +140,10 @@ def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[di
             exported = replace(recipe, compression=replace(recipe.compression, plan=plan_of(storage)))
             result = compress_run(folder, exported, console=console) | {"training": result["training"]}
         rows.append(_row(case, name, result))
+    # The blocks' own errors: what an embedding in 8 bits adds would hide the first layer's.
+    plans = {name: plan_of(storage, Float16()).grids() for name, storage in case.storages.items()}
+    for row, found in zip(rows, growth(folder, recipe, plans).values(), strict=True):
+        row["deviations"] = found
     data = {"machine": result["machine"], "rows": rows, "seed": recipe.training.seed}
     atomic_write(folder / "rows.json", (json.dumps(data, indent=1) + "\n").encode())
     return rows
@@ -168,12 +175,24 @@ def collected(folder: Path) -> Iterator[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for people."""
     shown = Table(box=None)
-    for heading in ("network", "training saw", "stored", "float", "file", "cost", "bytes"):
+    for heading in (
+        "network",
+        "training saw",
+        "stored",
+        "float",
+        "file",
+        "cost",
+        "bytes",
+        "strays by",
+        "growth",
+    ):
         shown.add_column(heading, justify="left" if heading in ("network", "training saw") else "right")
     for row in rows:
         stored = row["storage"] + (" bits" if row["storage"].isdigit() else "")
         scores = f"{row['float']:.4f}", f"{row['file']:.4f}", f"{row['cost']:+.4f}"
-        shown.add_row(row["network"], row["sees"] or "nothing", stored, *scores, f"{row['bytes']:,}")
+        first, last = row["deviations"][0], row["deviations"][-1]
+        strays = f"{first:.2%} … {last:.2%}", f"{last / first:.1f}"
+        shown.add_row(row["network"], row["sees"] or "nothing", stored, *scores, f"{row['bytes']:,}", *strays)
     return shown
 
 

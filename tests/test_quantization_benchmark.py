@@ -1,16 +1,20 @@
 """benchmarks/quantization.py on a toy: one training, a file for each grid, and costs that are differences."""
 
+import copy
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from bytegolf.compression.stages import SeenGrids
 from bytegolf.text.spec import Text
 from bytegolf.tokens.spec import Bytes
+from bytegolf.tokens.tokenizer import ByteTokenizer
 
 
 @pytest.fixture
@@ -37,15 +41,20 @@ def test_a_network_that_saw_no_grid_is_trained_once_and_stored_on_each(
     recipe = replace(recipe, text=texts, tokens=Bytes(), compression=compression)
     folder = tmp_path / "runs" / "looped-seed3"
     rows = quantization.study(case, recipe, folder, Console(quiet=True))
-    assert [row["storage"] for row in rows] == ["8", "6", "5"]
+    assert [row["storage"] for row in rows] == ["8", "6", "5", "4"]
     assert len({row["float"] for row in rows}) == 1
-    assert len({row["file"] for row in rows}) == 3
-    assert rows[0]["bytes"] > rows[1]["bytes"] > rows[2]["bytes"]
+    assert len({row["file"] for row in rows}) == 4
+    assert rows[0]["bytes"] > rows[1]["bytes"] > rows[2]["bytes"] > rows[3]["bytes"]
     assert all(row["cost"] == row["file"] - row["float"] for row in rows)
-    assert abs(rows[0]["cost"]) < abs(rows[2]["cost"])
+    assert abs(rows[0]["cost"]) < abs(rows[3]["cost"])
+    # Three layers, three passes.
+    assert [len(row["deviations"]) for row in rows] == [9] * 4
+    print([r["deviations"] for r in rows])
+    for finer, coarser in itertools.pairwise(rows):
+        assert all(0 < a < b < 1 for a, b in zip(finer["deviations"], coarser["deviations"], strict=True))
     assert list(quantization.collected(tmp_path / "runs")) == [{**row, "seed": 3} for row in rows]
     assert json.loads((folder / "rows.json").read_text())["rows"] == rows
-    assert quantization.table(rows).row_count == 3
+    assert quantization.table(rows).row_count == 4
 
 
 def test_cases_see_the_grid_that_they_are_stored_on(quantization: Any) -> None:
@@ -64,4 +73,28 @@ def test_cases_see_the_grid_that_they_are_stored_on(quantization: Any) -> None:
 def small_network(recipe: Any) -> Any:
     from toy_recipes import small
 
-    return small(recipe).with_vocabulary(256)
+    return small(recipe).with_vocabulary(ByteTokenizer().vocabulary)
+
+
+def test_a_network_strays_from_the_layer_on_that_was_changed(quantization: Any) -> None:
+    import error_growth
+
+    recipe = small_network(
+        quantization.recipe_of(quantization.CASES["looped"], quantization.LARGEST["8"], 100_000, 1)
+    )
+    torch.manual_seed(0)
+    model = recipe.model.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ids_BT, starts_BT = error_growth.rows_of(ByteTokenizer(), ["what is here, " * 9, "and there"], 32)
+    assert ids_BT.shape == (4, 32)
+    assert starts_BT.flatten().nonzero().flatten().tolist() == [0, 127]
+    assert error_growth.deviations(model, model, ids_BT, starts_BT) == [0.0] * 9
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.stack.layers[1].mlp.down.weight.mul_(1.5)
+    found = error_growth.deviations(model, other, ids_BT, starts_BT)
+    # Layers 0 1 2 0 1 2 0 1 2.
+    assert found[0] == 0.0
+    assert all(deviation > 1e-3 for deviation in found[1:])
