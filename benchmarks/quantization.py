@@ -66,6 +66,7 @@ STORAGES: dict[str, Storage] = {
     "ternary": Ternary(group=128),
     "binary": Binary(group=128),
 }
+EMBEDDING = Grid(8)
 LARGEST: dict[str, Storage] = {str(bits): Grid(bits, AbsMax()) for bits in (8, 6, 5, 4)}
 
 
@@ -95,7 +96,7 @@ class Case:
         return replace(spec, noise=Noise(looped_only=True)) if self.sees == "noisy" else spec
 
 
-def plan_of(storage: Storage, embedding: Storage = Grid(8)) -> FixedBits:
+def plan_of(storage: Storage, embedding: Storage = EMBEDDING) -> FixedBits:
     """Blocks on `storage`, the embedding in 8 bits."""
     return FixedBits(storage, (RoleGrid(Role.EMBEDDING, embedding),))
 

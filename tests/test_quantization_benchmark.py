@@ -49,7 +49,6 @@ def test_a_network_that_saw_no_grid_is_trained_once_and_stored_on_each(
     assert abs(rows[0]["cost"]) < abs(rows[3]["cost"])
     # Three layers, three passes.
     assert [len(row["deviations"]) for row in rows] == [9] * 4
-    print([r["deviations"] for r in rows])
     for finer, coarser in itertools.pairwise(rows):
         assert all(0 < a < b < 1 for a, b in zip(finer["deviations"], coarser["deviations"], strict=True))
     assert list(quantization.collected(tmp_path / "runs")) == [{**row, "seed": 3} for row in rows]
