@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bytegolf.errors import TokenizerError
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.ledger import byte_counts
+from bytegolf.tokens.table import unpack_table
 from bytegolf.tokens.tokenizer import SentencePieceTokenizer, load_tokenizer, tokenizer_from_bytes
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -133,9 +134,22 @@ def test_a_rule_that_the_installed_library_no_longer_has_is_refused():
     import dataclasses
 
     pieces = challenge_like()[0].pieces
-    other = dataclasses.replace(pieces, normalizer=dataclasses.replace(pieces.normalizer, sha256="0" * 64))
-    with pytest.raises(TokenizerError, match="another nmt_nfkc rule"):
-        SentencePieceTokenizer(other)
+    assert pieces.normalizer.library == sentencepiece.__version__
+    other = dataclasses.replace(pieces.normalizer, sha256="0" * 64, library="0.1.99")
+    with pytest.raises(
+        TokenizerError, match=r"saved with sentencepiece '0\.1\.99'; .* another nmt_nfkc rule"
+    ):
+        SentencePieceTokenizer(dataclasses.replace(pieces, normalizer=other))
+    older = dataclasses.replace(other, library="")
+    with pytest.raises(TokenizerError, match="the version of the machine that saved it"):
+        SentencePieceTokenizer(dataclasses.replace(pieces, normalizer=older))
+
+
+def test_a_table_that_depends_on_no_version_names_none(tmp_path):
+    path = tmp_path / "exact.model"
+    path.write_bytes(model_bytes(normalization_rule_name="identity", remove_extra_whitespaces=False))
+    table, _ = unpack_table(load_tokenizer(str(path)).table())
+    assert "library" not in table["normalizer"]
 
 
 def test_a_lossless_model_made_elsewhere_is_seen_as_such(tmp_path):

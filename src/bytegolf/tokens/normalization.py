@@ -25,13 +25,14 @@ class Normalizer:
 
     `rule` "identity" means none. `changed` maps a string to its replacement, `removed` lists strings the
     model's rule leaves alone. `sha256` is that of the complete mapping, so that another library version
-    cannot change it unnoticed.
+    cannot change it unnoticed; `library` is the version that the differences are from ("" in older tables).
     """
 
     rule: str = "identity"
     changed: tuple[tuple[str, str], ...] = ()
     removed: tuple[str, ...] = ()
     sha256: str = ""
+    library: str = ""
     dummy_prefix: bool = False
     collapse_whitespace: bool = False
 
@@ -61,9 +62,11 @@ class Normalizer:
         for key in self.removed:
             mapping.pop(key, None)
         if _mapping_digest(mapping) != self.sha256:
+            saved = f"sentencepiece {self.library!r}" if self.library else "another sentencepiece"
+            remedy = "that version" if self.library else "the version of the machine that saved it"
             raise TokenizerError(
-                f"the installed sentencepiece {sentencepiece.__version__} has another {self.rule} rule than "
-                "this tokenizer was saved with; install the version of the lock file"
+                f"this tokenizer was saved with {saved}; the installed {sentencepiece.__version__} has "
+                f"another {self.rule} rule; install {remedy}"
             )
         compiled = sentencepiece.SentencePieceNormalizer(norm_map=list(mapping.items()))
         fields = dict(read_fields(compiled.serialized_normalizer_spec()))
@@ -97,6 +100,7 @@ def read_normalizer(message: bytes, model: bytes, source: str) -> Normalizer:
         changed=tuple(sorted(item for item in mapping.items() if builtin.get(item[0]) != item[1])),
         removed=tuple(sorted(builtin.keys() - mapping.keys())),
         sha256=_mapping_digest(mapping),
+        library=sentencepiece.__version__,
         **flags,
     )
 

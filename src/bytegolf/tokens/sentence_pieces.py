@@ -143,7 +143,11 @@ class SentencePieceTokenizer(TableTokenizer):
     def table(self) -> bytes:
         pieces = self.pieces
         names = tuple(name.encode() for name in pieces.names)
-        settings = {"kind": self.kind, "bos": pieces.bos, "normalizer": tree.to_json(pieces.normalizer)}
+        normalizer = tree.to_json(pieces.normalizer)
+        if not pieces.normalizer.library:
+            # Tables that depend on no version stay the same bytes as before it was told.
+            del normalizer["library"]
+        settings = {"kind": self.kind, "bos": pieces.bos, "normalizer": normalizer}
         return pack_table(settings, {"types": pieces.types, **pack_pieces(names)})
 
 
