@@ -9,58 +9,24 @@ are scored from their files in chunks of 1,024 and in sliding windows of 1,024 b
 folder of its own.
 """
 
-import argparse
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
+from studies import Change, Words, first_line, on_attention, on_layers, on_model, on_text, on_training, parser
 
 from bytegolf.compression.grid import BestQuantile, Grid
 from bytegolf.compression.spec import DEFAULT_CHOICES, FitBytes
 from bytegolf.evaluation.windows import Chunked, Sliding
-from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramXor
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.smear import SmearMix
-from bytegolf.model.stack import Block
 from bytegolf.model.value_embedding import ValueEmbedding
 from bytegolf.recipe import Recipe
 from bytegolf.recipes.baseline import RECIPE as BASELINE
 from bytegolf.runner import run
-from bytegolf.text.spec import Text
-from bytegolf.tokens.spec import TokenizerFile
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
 from bytegolf.training.groups import Adam, Optimizers
-
-Change = Callable[[Recipe], Recipe]
-
-
-def on_model(**changes: object) -> Change:
-    """A change of the network."""
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
-
-
-def on_training(**changes: object) -> Change:
-    """A change of training."""
-    return lambda recipe: replace(recipe, training=replace(recipe.training, **changes))
-
-
-def on_layers(change: Callable[[int, int, Block], Block], **changes: object) -> Change:
-    """A change of layers, each told its number and how many there are, and of the network about them."""
-
-    def changed(recipe: Recipe) -> Recipe:
-        layers = recipe.model.layers
-        new = tuple(change(i, len(layers), layer) for i, layer in enumerate(layers))
-        return on_model(layers=new, **changes)(recipe)
-
-    return changed
-
-
-def on_attention(change: Callable[[int, int, Attention], Attention], **changes: object) -> Change:
-    """A change of the layers' attention, and of the network about them."""
-    return on_layers(lambda i, n, layer: replace(layer, mixer=change(i, n, layer.mixer)), **changes)
 
 
 def as_it_is(recipe: Recipe) -> Recipe:
@@ -152,30 +118,19 @@ def rung(name: str) -> Recipe:
     return replace(recipe, name=f"ladder-{name}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("rungs", nargs="*", choices=[*LADDER, []], metavar="RUNG")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--text", nargs="+", default=["kjv"])
-    parser.add_argument("--validation", nargs="*", default=[])
-    parser.add_argument("--tokenizer")
-    parser.add_argument("--prepared", default="")
-    parser.add_argument("--seconds", type=float, default=280.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
-    options = parser.parse_args()
+def main(words: Words = None) -> None:
+    options_parser = parser(__doc__, "rung", LADDER, "ladder")
+    options_parser.add_argument("--seconds", type=float, default=280.0)
+    options = options_parser.parse_args(words)
     if options.list:
         for name, change in LADDER.items():
-            print(f"{name:20} {(change.__doc__ or '').partition(chr(10))[0]}")
+            print(f"{name:20} {first_line(change.__doc__)}")
         return
     for name in options.rungs:
-        recipe = rung(name)
+        recipe = on_text(rung(name), options)
         recipe = replace(
             recipe,
-            text=Text(sources=tuple(options.text), validation=tuple(options.validation)),
-            tokens=TokenizerFile(options.tokenizer) if options.tokenizer else recipe.tokens,
-            prepared=options.prepared,
-            training=replace(recipe.training, budget=Budget(seconds=options.seconds), seed=options.seed),
+            training=replace(recipe.training, budget=Budget(seconds=options.seconds)),
             evaluation=replace(recipe.evaluation, plans=(Chunked(1024), Sliding(1024, 64))),
         )
         run(recipe, options.out / f"{name}-seed{options.seed}", console=Console(width=150))

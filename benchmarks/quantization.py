@@ -15,7 +15,6 @@ comparison. Each row's scale comes from its largest weight in loops, as publishe
 squared error.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from typing import Any
 from error_growth import growth
 from rich.console import Console
 from rich.table import Table
+from studies import Words, on_text, parser
 
 from bytegolf.compression.floats import Float16
 from bytegolf.compression.grid import AbsMax, Grid
@@ -42,8 +42,6 @@ from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
 from bytegolf.recipes.baseline import RECIPE as BASELINE
 from bytegolf.runner import compress_run, run
-from bytegolf.text.spec import Text
-from bytegolf.tokens.spec import TokenizerFile
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
 
@@ -113,7 +111,7 @@ CASES = {
 }
 
 
-def recipe_of(case: Case, storage: Storage, tokens: int, seed: int) -> Recipe:
+def recipe_of(case: Case, storage: Storage, tokens: int) -> Recipe:
     """The case as a recipe that exports to `storage`."""
     training = replace(
         BASELINE.training,
@@ -121,11 +119,11 @@ def recipe_of(case: Case, storage: Storage, tokens: int, seed: int) -> Recipe:
         rows=64,
         forward_rows=64,
         average=Average(decay=0.98),
-        seed=seed,
         validate_at=(),
     )
     return Recipe(
         name=f"quantization-{case.name}",
+        tokens=BASELINE.tokens,
         model=NETWORKS[case.network],
         training=training,
         compression=case.compression(storage),
@@ -197,34 +195,21 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="CASE")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", type=Path, metavar="FOLDER")
-    parser.add_argument("--text", nargs="+", default=["kjv"])
-    parser.add_argument("--validation", nargs="*", default=[])
-    parser.add_argument("--tokenizer")
-    parser.add_argument("--prepared", default="")
-    parser.add_argument("--tokens", type=int, default=40_000_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/quantization"))
-    options = parser.parse_args(words)
-    console = Console(width=120)
+def main(words: Words = None) -> None:
+    options_parser = parser(__doc__, "case", CASES, "quantization")
+    options_parser.add_argument("--table", type=Path, metavar="FOLDER", help="of runs, instead of running")
+    options_parser.add_argument("--tokens", type=int, default=40_000_000)
+    options = options_parser.parse_args(words)
+    console = Console(width=150)
     if options.list:
         console.print("\n".join(CASES))
     if options.table:
         console.print(table(list(collected(options.table))))
     for name in options.cases:
         case = CASES[name]
-        recipe = recipe_of(case, next(iter(case.storages.values())), options.tokens, options.seed)
-        recipe = replace(
-            recipe,
-            text=Text(sources=tuple(options.text), validation=tuple(options.validation)),
-            tokens=TokenizerFile(options.tokenizer) if options.tokenizer else BASELINE.tokens,
-            prepared=options.prepared,
-        )
-        console.print(table(study(case, recipe, options.out / f"{name}-seed{options.seed}", console)))
+        recipe = recipe_of(case, next(iter(case.storages.values())), options.tokens)
+        folder = options.out / f"{name}-seed{options.seed}"
+        console.print(table(study(case, on_text(recipe, options), folder, console)))
 
 
 if __name__ == "__main__":
