@@ -18,8 +18,8 @@ def main() -> None:
     check = parser.parse_args().check
     for path, name, table in (
         (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
-        (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-cpu")),
-        (ROOT / "README.md", "compressors", compressors_table("pocket-cpu")),
+        (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-smear-cpu")),
+        (ROOT / "README.md", "compressors", compressors_table("pocket-smear-cpu")),
     ):
         old = path.read_text(encoding="utf-8")
         new = replaced(old, name, table)

@@ -2,6 +2,7 @@
 
 Four wide, shallow layers: on two processor cores time goes into passes over memory, so few large matrices
 learn more in a minute than many small ones. A vocabulary of 4,096 pieces makes each token worth four bytes.
+The smear gate hands each token part of the one before it, which so few layers are slow to find out.
 """
 
 from bytegolf.compression.spec import Compression, FitBytes
@@ -9,6 +10,7 @@ from bytegolf.evaluation.windows import Chunked, Sliding
 from bytegolf.model.attention import Attention
 from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.smear import SmearMix
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
@@ -30,7 +32,13 @@ RECIPE = Recipe(
     name="pocket",
     text=Text(sources=("kjv",)),
     tokens=SentencePiece(vocabulary=4096),
-    model=Model(width=192, layers=(LAYER,) * 4, embedding=TiedEmbedding(deviation=0.02), skips=False),
+    model=Model(
+        width=192,
+        layers=(LAYER,) * 4,
+        embedding=TiedEmbedding(deviation=0.02),
+        smear=SmearMix(),
+        skips=False,
+    ),
     training=Training(
         budget=Budget(seconds=260),
         rows=16,
