@@ -20,8 +20,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from studies import (
+    NINE_LAYERS,
+    WIDTH,
     Change,
     Words,
+    float_and_file,
     on_attention,
     on_layers,
     on_matrices,
@@ -29,26 +32,20 @@ from studies import (
     on_text,
     on_training,
     parser,
+    small_recipe,
+    tabled,
 )
 
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.spec import Compression, FixedBits
-from bytegolf.evaluation.windows import Chunked
-from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramSum, BigramXor
 from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
-from bytegolf.model.mlp import SquaredMlp, SwiGlu
+from bytegolf.model.mlp import SwiGlu
 from bytegolf.model.smear import SmearGate, SmearMix
-from bytegolf.model.stack import Block
 from bytegolf.model.value_embedding import ValueEmbedding
-from bytegolf.recipe import Evaluation, Recipe
-from bytegolf.recipes.baseline import RECIPE as BASELINE
+from bytegolf.recipe import Recipe
 from bytegolf.runner import run
-from bytegolf.training.averaging import Average, StochasticAverage
-from bytegolf.training.budget import Budget
-
-WIDTH = 384
-LAYER = Block(Attention(heads=6, key_value_heads=3, query_gain=1.5), SquaredMlp(hidden=2 * WIDTH))
+from bytegolf.training.averaging import StochasticAverage
 
 #: One change each; `none` is what they are held against.
 CHANGES: dict[str, Change] = {
@@ -86,22 +83,7 @@ CHANGES: dict[str, Change] = {
 
 def base(tokens: int) -> Recipe:
     """What every change is made to."""
-    training = replace(
-        BASELINE.training,
-        budget=Budget(tokens=tokens),
-        rows=64,
-        forward_rows=64,
-        average=Average(decay=0.98),
-        validate_at=(),
-    )
-    return Recipe(
-        name="ablation",
-        tokens=BASELINE.tokens,
-        model=replace(BASELINE.model, width=WIDTH, layers=(LAYER,) * 9),
-        training=training,
-        compression=Compression(FixedBits(Grid(8))),
-        evaluation=Evaluation(plans=(Chunked(1024),)),
-    )
+    return small_recipe("ablation", NINE_LAYERS, Compression(FixedBits(Grid(8))), tokens)
 
 
 def changed(name: str, recipe: Recipe) -> Recipe:
@@ -116,10 +98,9 @@ def collected(folder: Path) -> Iterator[dict[str, Any]]:
         common = sorted(found.keys() & results["none"].keys())
         if not common:
             continue
-        rows = [_scores(found[seed]) for seed in common]
-        differences = [
-            scores[0] - _scores(results["none"][seed])[0] for seed, scores in zip(common, rows, strict=True)
-        ]
+        rows = [float_and_file(found[seed]) for seed in common]
+        bases = [float_and_file(results["none"][seed]) for seed in common]
+        differences = [scores[0] - base_scores[0] for scores, base_scores in zip(rows, bases, strict=True)]
         yield {
             "change": name,
             "seeds": common,
@@ -137,11 +118,6 @@ def _results(folder: Path, name: str) -> dict[int, dict[str, Any]]:
     return {result["seed"]: result for result in found}
 
 
-def _scores(result: dict[str, Any]) -> tuple[float, float]:
-    scores = {score["model"]: score["bits_per_byte"] for score in result["scores"]}
-    return scores["float"], scores["artifact"]
-
-
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for people, best first."""
     shown = Table(box=None)
@@ -155,10 +131,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main(words: Words = None) -> None:
-    options_parser = parser(__doc__, "change", CHANGES, "ablations")
-    options_parser.add_argument("--table", type=Path, metavar="FOLDER", help="of runs, instead of running")
-    options_parser.add_argument("--tokens", type=int, default=32_000_000)
-    options = options_parser.parse_args(words)
+    options = tabled(parser(__doc__, "change", CHANGES, "ablations"), 32_000_000).parse_args(words)
     console = Console(width=120)
     if options.list:
         console.print("\n".join(CHANGES))

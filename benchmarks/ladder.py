@@ -12,7 +12,7 @@ folder of its own.
 from dataclasses import replace
 
 from rich.console import Console
-from studies import Change, Words, first_line, on_attention, on_layers, on_model, on_text, on_training, parser
+from studies import Change, Words, on_attention, on_layers, on_model, on_text, on_training, parser
 
 from bytegolf.compression.grid import BestQuantile, Grid
 from bytegolf.compression.spec import DEFAULT_CHOICES, FitBytes
@@ -124,7 +124,7 @@ def main(words: Words = None) -> None:
     options = options_parser.parse_args(words)
     if options.list:
         for name, change in LADDER.items():
-            print(f"{name:20} {first_line(change.__doc__)}")
+            print(f"{name:20} {(change.__doc__ or '').partition(chr(10))[0]}")
         return
     for name in options.rungs:
         recipe = on_text(rung(name), options)

@@ -24,36 +24,27 @@ from typing import Any
 from error_growth import growth
 from rich.console import Console
 from rich.table import Table
-from studies import Words, on_text, parser
+from studies import LAYER, NINE_LAYERS, Words, float_and_file, on_text, parser, small_recipe, tabled
 
 from bytegolf.compression.floats import Float16
 from bytegolf.compression.grid import AbsMax, Grid
 from bytegolf.compression.spec import Compression, FixedBits, Noise, RoleGrid
 from bytegolf.compression.storage import Storage
 from bytegolf.compression.ternary import Binary, Ternary
-from bytegolf.evaluation.windows import Chunked
 from bytegolf.files import atomic_write
-from bytegolf.model.attention import Attention
 from bytegolf.model.loop import Loop
-from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.roles import Role
 from bytegolf.model.spec import Model
-from bytegolf.model.stack import Block
-from bytegolf.recipe import Evaluation, Recipe
-from bytegolf.recipes.baseline import RECIPE as BASELINE
+from bytegolf.recipe import Recipe
 from bytegolf.runner import compress_run, run
-from bytegolf.training.averaging import Average
-from bytegolf.training.budget import Budget
 
-LAYER = Block(Attention(heads=6, key_value_heads=3, query_gain=1.5), SquaredMlp(hidden=768))
+THREE_LAYERS = replace(NINE_LAYERS, layers=(LAYER,) * 3, skips=False)
 
 #: Nine layers; three; and those three run three times.
 NETWORKS: dict[str, Model] = {
-    "nine": replace(BASELINE.model, width=384, layers=(LAYER,) * 9),
-    "three": replace(BASELINE.model, width=384, layers=(LAYER,) * 3, skips=False),
-    "looped": replace(
-        BASELINE.model, width=384, layers=(LAYER,) * 3, skips=False, loop=Loop(first=0, last=2, passes=3)
-    ),
+    "nine": NINE_LAYERS,
+    "three": THREE_LAYERS,
+    "looped": replace(THREE_LAYERS, loop=Loop(first=0, last=2, passes=3)),
 }
 
 STORAGES: dict[str, Storage] = {
@@ -113,22 +104,8 @@ CASES = {
 
 def recipe_of(case: Case, storage: Storage, tokens: int) -> Recipe:
     """The case as a recipe that exports to `storage`."""
-    training = replace(
-        BASELINE.training,
-        budget=Budget(tokens=tokens),
-        rows=64,
-        forward_rows=64,
-        average=Average(decay=0.98),
-        validate_at=(),
-    )
-    return Recipe(
-        name=f"quantization-{case.name}",
-        tokens=BASELINE.tokens,
-        model=NETWORKS[case.network],
-        training=training,
-        compression=case.compression(storage),
-        evaluation=Evaluation(plans=(Chunked(1024),)),
-    )
+    model, compression = NETWORKS[case.network], case.compression(storage)
+    return small_recipe(f"quantization-{case.name}", model, compression, tokens)
 
 
 def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[dict[str, Any]]:
@@ -149,14 +126,14 @@ def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[di
 
 
 def _row(case: Case, storage: str, result: dict[str, Any]) -> dict[str, Any]:
-    scores = {score["model"]: score["bits_per_byte"] for score in result["scores"]}
+    of_float, of_file = float_and_file(result)
     return {
         "network": case.network,
         "sees": case.sees,
         "storage": storage,
-        "float": scores["float"],
-        "file": scores["artifact"],
-        "cost": scores["artifact"] - scores["float"],
+        "float": of_float,
+        "file": of_file,
+        "cost": of_file - of_float,
         "bytes": result["artifact"]["bytes"],
         "parameters": result["training"]["parameters"],
         "tokens": result["training"]["tokens"],
@@ -196,10 +173,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main(words: Words = None) -> None:
-    options_parser = parser(__doc__, "case", CASES, "quantization")
-    options_parser.add_argument("--table", type=Path, metavar="FOLDER", help="of runs, instead of running")
-    options_parser.add_argument("--tokens", type=int, default=40_000_000)
-    options = options_parser.parse_args(words)
+    options = tabled(parser(__doc__, "case", CASES, "quantization"), 40_000_000).parse_args(words)
     console = Console(width=150)
     if options.list:
         console.print("\n".join(CASES))

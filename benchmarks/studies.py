@@ -1,17 +1,31 @@
-"""What the studies of this folder share: changes of a recipe, and the command line."""
+"""What the studies of this folder share: changes of a recipe, a small network, and the command line."""
 
 import argparse
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from bytegolf.compression.spec import Compression
+from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.attention import Attention
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
-from bytegolf.recipe import Recipe
+from bytegolf.recipe import Evaluation, Recipe
+from bytegolf.recipes.baseline import RECIPE as BASELINE
 from bytegolf.text.spec import Text
 from bytegolf.tokens.spec import TokenizerFile
+from bytegolf.training.averaging import Average
+from bytegolf.training.budget import Budget
 
 Change = Callable[[Recipe], Recipe]
+Words = Sequence[str] | None
+
+#: The network of the studies that train many: nine layers of this width.
+WIDTH = 384
+LAYER = Block(Attention(heads=6, key_value_heads=3, query_gain=1.5), SquaredMlp(hidden=2 * WIDTH))
+NINE_LAYERS = replace(BASELINE.model, width=WIDTH, layers=(LAYER,) * 9)
 
 
 def on_model(**changes: object) -> Change:
@@ -76,9 +90,34 @@ def on_text(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     )
 
 
-def first_line(text: str | None) -> str:
-    """What a docstring says in short."""
-    return (text or "").partition("\n")[0]
+def tabled(made: argparse.ArgumentParser, tokens: int) -> argparse.ArgumentParser:
+    """The further options of studies of small networks: equal tokens, and a table of finished runs."""
+    made.add_argument("--table", type=Path, metavar="FOLDER", help="of runs, instead of running")
+    made.add_argument("--tokens", type=int, default=tokens)
+    return made
 
 
-Words = Sequence[str] | None
+def small_recipe(name: str, model: Model, compression: Compression, tokens: int) -> Recipe:
+    """A network trained for so many tokens, 65,536 a step, and scored in chunks of 1,024."""
+    training = replace(
+        BASELINE.training,
+        budget=Budget(tokens=tokens),
+        rows=64,
+        forward_rows=64,
+        average=Average(decay=0.98),
+        validate_at=(),
+    )
+    return Recipe(
+        name=name,
+        tokens=BASELINE.tokens,
+        model=model,
+        training=training,
+        compression=compression,
+        evaluation=Evaluation(plans=(Chunked(1024),)),
+    )
+
+
+def float_and_file(result: dict[str, Any]) -> tuple[float, float]:
+    """Bits per byte of a run's trained model and of its artifact, scored in one way."""
+    scores = {score["model"]: score["bits_per_byte"] for score in result["scores"]}
+    return scores["float"], scores["artifact"]

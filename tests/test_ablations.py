@@ -1,7 +1,9 @@
 """benchmarks/ablations.py: every change builds and differs, and differences are those of one seed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,13 +13,8 @@ from bytegolf.tokens.tokenizer import ByteTokenizer
 
 
 @pytest.fixture
-def ablations(monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = Path(__file__).parent
-    monkeypatch.syspath_prepend(str(folder.parent / "benchmarks"))
-    monkeypatch.syspath_prepend(str(folder / "contract"))
-    import ablations
-
-    return ablations
+def ablations(benchmark_script: Callable[[str], ModuleType]) -> Any:
+    return benchmark_script("ablations")
 
 
 def test_every_change_changes_the_recipe_and_builds(ablations: Any) -> None:

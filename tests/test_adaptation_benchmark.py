@@ -2,7 +2,8 @@
 
 import json
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -33,9 +34,10 @@ def artifact() -> Artifact:
     return Artifact(spec.build(), ByteTokenizer(), {"name": "toy"}, {}, context=32, digest=bytes(32))
 
 
-def test_every_way_scores_the_same_text(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import adaptation
+def test_every_way_scores_the_same_text(
+    artifact: Artifact, benchmark_script: Callable[[str], ModuleType]
+) -> None:
+    adaptation = benchmark_script("adaptation")
 
     loras = [DocumentLora(chunk=16, length=32, learning_rate=rate) for rate in (0.02, 0.01)]
     sgds = [ScoreFirstSgd(chunk=64, length=32, learning_rate=0.05)]

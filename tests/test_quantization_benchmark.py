@@ -3,8 +3,10 @@
 import copy
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,13 +20,8 @@ from bytegolf.tokens.tokenizer import ByteTokenizer
 
 
 @pytest.fixture
-def quantization(monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = Path(__file__).parent
-    monkeypatch.syspath_prepend(str(folder.parent / "benchmarks"))
-    monkeypatch.syspath_prepend(str(folder / "contract"))
-    import quantization
-
-    return quantization
+def quantization(benchmark_script: Callable[[str], ModuleType]) -> Any:
+    return benchmark_script("quantization")
 
 
 def test_a_network_that_saw_no_grid_is_trained_once_and_stored_on_each(

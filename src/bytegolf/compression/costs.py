@@ -7,6 +7,7 @@ the finest and the coarsest grid alone, and only in the first, middle and last l
 entropy goes evenly from one to the other, to 0.2 % on trained weights.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,13 +86,7 @@ def grid_costs(
         raise RecipeError("no grid to choose from; give one or more")
     distinct = {id(tensor): tensor for tensor in tensors.values()}
     samples = {key: _sample(tensor, choices) for key, tensor in distinct.items()}
-    known: dict[int, _Ends] = {}
-
-    def ends(key: int) -> _Ends:
-        if key not in known:
-            known[key] = _ends(samples[key], choices)
-        return known[key]
-
+    ends = functools.cache(lambda key: _ends(samples[key], choices))
     names: dict[str, list[str]] = {}
     alike: dict[tuple[str, torch.Size], list[int]] = {}
     for name, tensor in tensors.items():

@@ -235,7 +235,7 @@ def _fixed_bytes(
     parameters: dict[str, Tensor], matrices: dict[str, Tensor], recipe: Recipe, prepared: Prepared
 ) -> int:
     """Bytes of everything but the matrices, from an artifact that holds just that."""
-    rest = {name: value.cpu() for name, value in parameters.items() if name not in matrices}
+    rest = {name: value for name, value in parameters.items() if name not in matrices}
     empty = Contents(
         to_json(recipe), prepared.tokenizer.to_bytes(), dict(rest), dict.fromkeys(rest, "scalar"), {}
     )

@@ -87,8 +87,10 @@ class DocumentLora:
         learner = LoraLearner(self, model)
         if tokens_per_pass is None:
             tokens_per_pass = _TOKENS_PER_PASS.get(model.device.type, 4_096)
-        for batch in _batches([document for document in documents if len(document) > 1], tokens_per_pass):
-            learner.score(session, batch, watch)
+        longer = [document for document in documents if len(document) > 1]
+        with repeatable_gradients(model.device):
+            for batch in _batches(longer, tokens_per_pass):
+                learner.score(session, batch, watch)
 
 
 class LoraLearner:
@@ -115,12 +117,12 @@ class LoraLearner:
             learning = sum(len(document) > number + 1 for document in documents)
             for adapter in self._adapters:
                 adapter.rows = len(windows)
-            with torch.set_grad_enabled(learning > 0), repeatable_gradients(model.device):
+            with torch.set_grad_enabled(learning > 0):
                 loss, count = self._score_windows(session, windows, learning)
-                if learning:
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
+            if learning:
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
             done += count
             watch(done, session.targets)
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from bytegolf.kernels.deterministic import deterministic_algorithms
+
 
 @contextmanager
 def repeatable_gradients(device: torch.device) -> Iterator[None]:
@@ -18,13 +20,8 @@ def repeatable_gradients(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     with warnings.catch_warnings():
         # torch warns of matrix products, whose order is only open where several streams share a workspace.
         warnings.simplefilter("ignore")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
+        with deterministic_algorithms(warn_only=True):
             yield
-        finally:
-            torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from bytegolf.kernels.deterministic import deterministic_algorithms
+
 _NEW_INTERFACE = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 12)
 
 
@@ -91,11 +93,6 @@ class _Repeatable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         asked = [x for x in ctx.inputs if x.requires_grad]
-        enabled = torch.are_deterministic_algorithms_enabled()
-        warns = torch.is_deterministic_algorithms_warn_only_enabled()
-        torch.use_deterministic_algorithms(True, warn_only=False)
-        try:
+        with deterministic_algorithms(warn_only=False):
             found = iter(torch.autograd.grad(ctx.y, asked, gradients[0]))
-        finally:
-            torch.use_deterministic_algorithms(enabled, warn_only=warns)
         return None, *(next(found) if x.requires_grad else None for x in ctx.inputs)
