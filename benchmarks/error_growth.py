@@ -5,53 +5,36 @@ all tokens: what the layer adds by its own error, and what it makes of the error
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bytegolf.compression.compress import compress_model
 from bytegolf.compression.plan import Plan
 from bytegolf.compression.storage import dequantize_model
-from bytegolf.evaluation.bits import token_stream
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import LanguageModel
-from bytegolf.recipe import Recipe
-from bytegolf.serving.artifact import open_artifact
-from bytegolf.text.readers import read_documents
-from bytegolf.training.checkpoint import Checkpoints
+from bytegolf.runner import Trained
+from bytegolf.tokens.store import TokenStore
 
 #: Rows of the recipe's length that are run.
 _ROWS = 8
 
 
-def growth(folder: Path, recipe: Recipe, plans: Mapping[str, Plan]) -> dict[str, list[float]]:
+def growth(trained: Trained, plans: Mapping[str, Plan]) -> dict[str, list[float]]:
     """The deviations of a finished run's network under each plan, from the first place to the last."""
-    artifact = open_artifact(folder / "artifact.bg")
-    exact = artifact.model
-    weights = trained_weights(folder, recipe, exact)
-    exact.load_state_dict(weights)
-    texts = [document.text for document in read_documents(recipe.text.validation or recipe.text.sources)]
-    ids_BT, starts_BT = rows_of(artifact.tokenizer, texts, recipe.training.length)
+    exact = copy.deepcopy(trained.model)
+    # Rounding to bfloat16 errs as much as a grid of 8 bits.
+    exact.compute_dtype = torch.float32
+    ids_BT, starts_BT = rows_of(trained.prepared.validation, trained.recipe.training.length)
     ids_BT = ids_BT.to(exact.device)
-    passthrough = recipe.compression.passthrough_elements
+    passthrough = trained.recipe.compression.passthrough_elements
     return {
         name: deviations(exact, on_grid(exact, plan, passthrough), ids_BT, starts_BT)
         for name, plan in plans.items()
     }
-
-
-def trained_weights(folder: Path, recipe: Recipe, model: nn.Module) -> dict[str, Tensor]:
-    """What the run's newest checkpoint would export: its average, where there is one."""
-    state = Checkpoints(folder / "checkpoint").load()
-    if recipe.training.average is None:
-        return state["model"]
-    average = recipe.training.average.build(model)
-    average.load_state_dict(state["average"])
-    return average.averages()
 
 
 def on_grid(model: LanguageModel, plan: Plan, passthrough_elements: int) -> LanguageModel:
@@ -64,15 +47,15 @@ def on_grid(model: LanguageModel, plan: Plan, passthrough_elements: int) -> Lang
     return twin
 
 
-def rows_of(tokenizer: Any, texts: Sequence[str | bytes], length: int) -> tuple[Tensor, Tensor]:
-    """The first rows of the texts: ids (B, T) and where documents begin (B, T)."""
-    ids, starts = token_stream(tokenizer, texts)
-    rows = max(1, min(_ROWS, (len(ids) - 1) // length))
-    is_start = np.zeros(len(ids), dtype=np.bool_)
-    is_start[starts] = True
-    shape = (rows, min(length, len(ids)))
+def rows_of(store: TokenStore, length: int) -> tuple[Tensor, Tensor]:
+    """The first rows of stored text: ids (B, T) and where documents begin (B, T)."""
+    rows = max(1, min(_ROWS, store.tokens // length))
+    shape = (rows, min(length, store.tokens))
     count = shape[0] * shape[1]
-    return torch.from_numpy(ids[:count]).view(shape), torch.from_numpy(is_start[:count]).view(shape)
+    is_start = np.zeros(count, dtype=np.bool_)
+    is_start[store.starts[store.starts < count]] = True
+    ids = store.read(0, count).astype(np.int64)
+    return torch.from_numpy(ids).view(shape), torch.from_numpy(is_start).view(shape)
 
 
 @torch.no_grad()

@@ -36,7 +36,9 @@ from bytegolf.model.loop import Loop
 from bytegolf.model.roles import Role
 from bytegolf.model.spec import Model
 from bytegolf.recipe import Recipe
-from bytegolf.runner import compress_run, run
+from bytegolf.runner import finish, run, trained_run
+from bytegolf.running.progress import Display
+from bytegolf.training.ranks import Ranks
 
 THREE_LAYERS = replace(NINE_LAYERS, layers=(LAYER,) * 3, skips=False)
 
@@ -111,14 +113,17 @@ def recipe_of(case: Case, storage: Storage, tokens: int) -> Recipe:
 def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[dict[str, Any]]:
     """Trains once and exports to each grid; a row each, also left in FOLDER/rows.json."""
     rows, result = [], run(recipe, folder, console=console)
+    ranks = Ranks.start("auto")
+    trained = trained_run(folder, recipe, ranks, Display(None))
     for position, (name, storage) in enumerate(case.storages.items()):
         if position:
-            exported = replace(recipe, compression=replace(recipe.compression, plan=plan_of(storage)))
-            result = compress_run(folder, exported, console=console) | {"training": result["training"]}
+            exported = replace(trained.recipe, compression=replace(recipe.compression, plan=plan_of(storage)))
+            again = finish(replace(trained, recipe=exported), folder, ranks.device, Display(console))
+            result = again | {"training": result["training"]}
         rows.append(_row(case, name, result))
     # The blocks' own errors: what an embedding in 8 bits adds would hide the first layer's.
     plans = {name: plan_of(storage, Float16()).grids() for name, storage in case.storages.items()}
-    for row, found in zip(rows, growth(folder, recipe, plans).values(), strict=True):
+    for row, found in zip(rows, growth(trained, plans).values(), strict=True):
         row["deviations"] = found
     data = {"machine": result["machine"], "rows": rows, "seed": recipe.training.seed}
     atomic_write(folder / "rows.json", (json.dumps(data, indent=1) + "\n").encode())

@@ -9,13 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from bytegolf.compression.stages import SeenGrids
+from bytegolf.evaluation.bits import token_stream
 from bytegolf.text.spec import Text
 from bytegolf.tokens.spec import Bytes
+from bytegolf.tokens.store import TokenStore
 from bytegolf.tokens.tokenizer import ByteTokenizer
 
 
@@ -84,7 +87,11 @@ def test_a_network_strays_from_the_layer_on_that_was_changed(quantization: Any) 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    ids_BT, starts_BT = error_growth.rows_of(ByteTokenizer(), ["what is here, " * 9, "and there"], 32)
+    ids, starts = token_stream(ByteTokenizer(), ["what is here, " * 9, "and there"])
+    shards = [ids[:70].astype(np.uint16), ids[70:-1].astype(np.uint16)]
+    store = TokenStore(shards, bos=int(ids[0]), text_bytes=135)
+    assert list(store.starts) == list(starts)
+    ids_BT, starts_BT = error_growth.rows_of(store, 32)
     assert ids_BT.shape == (4, 32)
     assert starts_BT.flatten().nonzero().flatten().tolist() == [0, 127]
     assert error_growth.deviations(model, model, ids_BT, starts_BT) == [0.0] * 9

@@ -210,18 +210,24 @@ def compress_run(
     """Compresses and scores the newest checkpoint of a run again, for example under another plan."""
     ranks = Ranks.start(device)
     display = Display(console)
-    recipe = asked = recipe or saved_recipe(folder)
+    recipe = recipe or saved_recipe(folder)
     with display.line():
-        prepared = open_data(recipe, folder, ranks, display)
-        recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
-        trainer, _ = build_trainer(recipe, prepared, folder, ranks)
-        trainer.record.close()
-        trainer.record = Record(None)
-        write_json(folder / "recipe.json", to_json(asked))
-        # Stages change the model while it trains; only what it learned is wanted here.
-        state = Checkpoints(folder / "checkpoint").load()
-        trainer.load_state_dict({**state, "stages": []})
-        return finish(_trained(recipe, prepared, trainer, None, None), folder, ranks.device, display)
+        trained = trained_run(folder, recipe, ranks, display)
+        write_json(folder / "recipe.json", to_json(recipe))
+        return finish(trained, folder, ranks.device, display)
+
+
+def trained_run(folder: Path, recipe: Recipe, ranks: Ranks, display: Display) -> Trained:
+    """What the newest checkpoint of a run has learned, under its recipe or one with other compression."""
+    prepared = open_data(recipe, folder, ranks, display)
+    recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
+    trainer, _ = build_trainer(recipe, prepared, folder, ranks)
+    trainer.record.close()
+    trainer.record = Record(None)
+    # Stages change the model while it trains; only what it learned is wanted here.
+    state = Checkpoints(folder / "checkpoint").load()
+    trainer.load_state_dict({**state, "stages": []})
+    return _trained(recipe, prepared, trainer, None, None)
 
 
 def saved_recipe(folder: Path) -> Recipe:
