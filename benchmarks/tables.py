@@ -1,12 +1,17 @@
-"""Writes the tables of README.md and benchmarks/README.md from the run records, or checks them.
+"""Writes the tables of README.md, benchmarks/README.md and the notebook from the run records, or checks them.
 
 python benchmarks/tables.py [--check]
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+import quantization
+from ladder import LADDER
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -18,6 +23,8 @@ def main() -> None:
     check = parser.parse_args().check
     for path, name, table in (
         (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
+        (ROOT / "benchmarks" / "README.md", "ladder", ladder_table()),
+        (ROOT / "benchmarks" / "README.md", "quantization", quantization_table()),
         (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-smear-cpu")),
         (ROOT / "README.md", "compressors", compressors_table("pocket-smear-cpu")),
     ):
@@ -66,6 +73,63 @@ def runs_table() -> str:
             )
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def ladder_table() -> str:
+    """One row for each rung, with the figures of every seed."""
+    rows = [
+        "| rung | weights | tokens | tokens/s | file bytes | chunked 1024, float | chunked 1024 | sliding 64 of 1024 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in LADDER:
+        runs = [record(f"ladder/{path.parent.name}") for path in _seeds("ladder", name, "result.json")]
+        cells = (
+            f"[{name}](results/ladder/{name}-seed1)",
+            f"{runs[0]['training']['parameters']:,}",
+            f"{mean(run['training']['tokens'] for run in runs):,.0f}",
+            f"{mean(run['training']['tokens_per_second'] for run in runs):,.0f}",
+            " ".join(f"{run['artifact']['bytes']:,}" for run in runs),
+            " ".join(f"{_score(run, 'float', 'chunked'):.4f}" for run in runs),
+            " ".join(f"**{_score(run, 'artifact', 'chunked'):.4f}**" for run in runs),
+            " ".join(f"**{_score(run, 'artifact', 'sliding'):.4f}**" for run in runs),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def quantization_table() -> str:
+    """One row for each way to store each trained network."""
+    rows = [
+        "| network | training saw | stored | float | file | cost | file bytes | strays by, first … last layer | growth |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in quantization.collected(RESULTS / "quantization"):
+        first, last = row["deviations"][0], row["deviations"][-1]
+        cells = (
+            row["network"],
+            row["sees"] or "nothing",
+            row["storage"] + (" bits" if row["storage"].isdigit() else ""),
+            f"{row['float']:.4f}",
+            f"**{row['file']:.4f}**",
+            f"{row['cost']:+.4f}",
+            f"{row['bytes']:,}",
+            f"{first:.2%} … {last:.2%}",
+            f"{last / first:.1f}",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _seeds(folder: str, name: str, file: str) -> Iterator[Path]:
+    yield from sorted((RESULTS / folder).glob(f"{name}-seed*/{file}"))
+
+
+def _score(run: dict[str, Any], model: str, plan: str) -> float:
+    return next(
+        row["bits_per_byte"]
+        for row in run["scores"]
+        if row["model"] == model and row["plan"].startswith(plan)
+    )
 
 
 def compressors_table(name: str) -> str:
