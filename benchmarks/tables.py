@@ -78,7 +78,8 @@ def runs_table() -> str:
 def ladder_table() -> str:
     """One row for each rung, with the figures of every seed."""
     rows = [
-        "| rung | weights | tokens | tokens/s | file bytes | chunked 1024, float | chunked 1024 | sliding 64 of 1024 |",
+        "| rung | weights | tokens | tokens/s | file bytes | chunked 1024, float | chunked 1024 | "
+        "sliding 64 of 1024 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in LADDER:
@@ -100,7 +101,8 @@ def ladder_table() -> str:
 def quantization_table() -> str:
     """One row for each way to store each trained network."""
     rows = [
-        "| network | training saw | stored | float | file | cost | file bytes | strays by, first … last layer | growth |",
+        "| network | training saw | stored | float | file | cost | file bytes | "
+        "strays by, first … last layer | growth |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in quantization.collected(RESULTS / "quantization"):
