@@ -4,20 +4,21 @@ Published: 1.1228 bits per byte in sliding windows of 2,048 by 64 (16 MB challen
 "11L EMA GPTQ-lite": FineWeb, vocabulary 1,024, 10 minutes on 8 H100, 7,096 steps; 1.1233 as the mean of
 three seeds). Not trained here as it stands; its steps are rungs of `benchmarks/ladder.py`.
 
-Here: documents never see each other. The record's late quantization-aware training never ran, because the
-compiler had folded its switch away; it really begins here, where the rate's multiplier falls below 0.15. Its
-clip is chosen for each row, as the record describes, not for each matrix, as its code does.
+Here: documents never see each other. The record's six bits for all and eight for the embedding fit 16 MB
+after 7,096 steps; after few, weights do not cluster around zero yet and code worse, so each role gets what
+bits fit. The record's late quantization-aware training never ran, because the compiler had folded its switch
+away; it really begins here, where the rate's multiplier falls below 0.15. Its clip is chosen for each row, as
+the record describes, not for each matrix, as its code does.
 """
 
 from dataclasses import replace
 
 from bytegolf.compression.grid import BestQuantile, Grid
-from bytegolf.compression.spec import Compression, FixedBits, RoleGrid
+from bytegolf.compression.spec import Compression, FitBytes
 from bytegolf.evaluation.windows import Chunked, Sliding
 from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramXor
 from bytegolf.model.mlp import SquaredMlp
-from bytegolf.model.roles import Role
 from bytegolf.model.smear import SmearMix
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
@@ -71,10 +72,7 @@ RECIPE = Recipe(
         clip=0.3,
     ),
     compression=Compression(
-        plan=FixedBits(
-            Grid(6, BestQuantile()),
-            exceptions=(RoleGrid(Role.EMBEDDING, Grid(8, BestQuantile())),),
-        ),
+        plan=FitBytes(tuple(Grid(bits, BestQuantile()) for bits in (8, 7, 6, 5, 4))),
         budget_bytes=15_950_000,
         # A rate that falls for the whole run is below 0.15 of its start in the last 15 %.
         quantization_aware_from=0.85,
