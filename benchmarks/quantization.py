@@ -24,7 +24,17 @@ from typing import Any
 from error_growth import growth
 from rich.console import Console
 from rich.table import Table
-from studies import LAYER, NINE_LAYERS, Words, float_and_file, on_text, parser, small_recipe, tabled
+from studies import (
+    LAYER,
+    NINE_LAYERS,
+    Words,
+    float_and_file,
+    on_text,
+    on_training,
+    parser,
+    small_recipe,
+    tabled,
+)
 
 from bytegolf.compression.floats import Float16
 from bytegolf.compression.grid import AbsMax, Grid
@@ -63,15 +73,20 @@ LARGEST: dict[str, Storage] = {str(bits): Grid(bits, AbsMax()) for bits in (8, 6
 
 @dataclass(frozen=True)
 class Case:
-    """One training. sees: nothing, the grid itself (from half of training on), or noise of its step."""
+    """One training. sees: nothing, the grid itself (from half of training on), or noise of its step.
+
+    averaged: exports the moving average of weights, as all but one do, or the last weights.
+    """
 
     network: str
     sees: str = ""
     storage: str = ""
+    averaged: bool = True
 
     @property
     def name(self) -> str:
-        return "-".join(part for part in (self.network, self.sees, self.storage) if part)
+        parts = (self.network, self.sees, self.storage, "" if self.averaged else "last")
+        return "-".join(part for part in parts if part)
 
     @property
     def storages(self) -> dict[str, Storage]:
@@ -97,6 +112,7 @@ CASES = {
     for case in (
         Case("nine"),
         *(Case("nine", "rounded", storage) for storage in STORAGES),
+        Case("nine", "rounded", "ternary", averaged=False),
         Case("three"),
         Case("looped"),
         *(Case("looped", sees, storage) for sees in ("rounded", "noisy") for storage in ("8", "6")),
@@ -107,7 +123,8 @@ CASES = {
 def recipe_of(case: Case, storage: Storage, tokens: int) -> Recipe:
     """The case as a recipe that exports to `storage`."""
     model, compression = NETWORKS[case.network], case.compression(storage)
-    return small_recipe(f"quantization-{case.name}", model, compression, tokens)
+    recipe = small_recipe(f"quantization-{case.name}", model, compression, tokens)
+    return recipe if case.averaged else on_training(average=None)(recipe)
 
 
 def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[dict[str, Any]]:
@@ -134,7 +151,7 @@ def _row(case: Case, storage: str, result: dict[str, Any]) -> dict[str, Any]:
     of_float, of_file = float_and_file(result)
     return {
         "network": case.network,
-        "sees": case.sees,
+        "sees": case.sees + ("" if case.averaged else ", last weights"),
         "storage": storage,
         "float": of_float,
         "file": of_file,
