@@ -105,7 +105,7 @@ class AttentionLayer(Component):
             self.shared_1 = self.parameter("shared_1", torch.ones(1), Role.SCALAR)
         self.rotary = Rotary(turning, rotated, spec.rotary_base, spec.rotary_scaling)
 
-    def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x_BTD: Tensor, stream: Stream, residual_BTD: Tensor | None = None) -> Tensor:
         projected = joint(x_BTD, self.query, self.keys, self.values)
         q_BTHK, k_BTGK, v_BTGK = (y.unflatten(-1, (-1, self.head_width)) for y in projected)
         if self.spec.shared_values:

@@ -67,7 +67,7 @@ class BlockLayer(Component):
     def forward(self, x_BTD: Tensor, x0_BTD: Tensor, stream: Stream) -> Tensor:
         mix_2D = self.residual_mix_2D.to(x_BTD.dtype)
         x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * x0_BTD
-        x_BTD = x_BTD + self.mixer(self._normalized(x_BTD), stream)
+        x_BTD = x_BTD + self.mixer(self._normalized(x_BTD), stream, x_BTD)
         return x_BTD + self.mlp(self._normalized(x_BTD))
 
     def _normalized(self, x_BTD: Tensor) -> Tensor:
