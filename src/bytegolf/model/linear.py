@@ -1,4 +1,4 @@
-"""The one matrix multiplication that holds weights, with slots for the exported grid and for adapters."""
+"""The one matrix product that holds weights, with slots for the exported grid, adapters and observers."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,8 @@ from bytegolf.model.roles import Component, Role
 
 #: Adds a correction to the output: (input (..., in)) -> (..., out).
 Adapter = Callable[[Tensor], Tensor]
+#: Is shown what the weight is multiplied with: (input (..., in)).
+Observer = Callable[[Tensor], None]
 
 
 class Weight(Component):
@@ -38,15 +40,23 @@ class Weight(Component):
 class Linear(Weight):
     """y = x Wᵀ without bias; W is (out, in), kept in the parameter's own precision and cast to x's for use.
 
-    W starts uniform in ±1/sqrt(in).
+    W starts uniform in ±1/sqrt(in). `observer`, where set, is shown every x, before the product; statistics
+    for quantization are gathered by it. Never set while compiled code runs.
     """
 
     def __init__(self, inputs: int, outputs: int, role: Role) -> None:
         bound = inputs**-0.5
         super().__init__(torch.empty(outputs, inputs).uniform_(-bound, bound), role)
         self.adapter: Adapter | None = None
+        self.observer: Observer | None = None
+
+    def observe(self, x: Tensor) -> None:
+        """Shows x to the observer. Whoever multiplies with `used_weight` without `forward` calls this."""
+        if self.observer is not None:
+            self.observer(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.observe(x)
         y = torch.nn.functional.linear(x, self.used_weight().to(x.dtype))
         return y if self.adapter is None else y + self.adapter(x)
 
@@ -63,6 +73,7 @@ class ResidualLinear(Linear):
         self.scale_D = self.parameter("scale_D", torch.ones(outputs), Role.SCALAR)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.observe(x)
         # The factor goes onto the weight, not onto the product: its gradient is then a sum over the matrix,
         # and the unscaled product, as large as the residual stream, is neither kept nor read again.
         y = torch.nn.functional.linear(x, (self.scale_D[:, None] * self.used_weight()).to(x.dtype))
@@ -74,6 +85,8 @@ def joint(x: Tensor, *projections: Linear) -> tuple[Tensor, ...]:
 
     The input is read once, and its gradient is one product too, instead of one each and their sum.
     """
+    for projection in projections:
+        projection.observe(x)
     weight = torch.cat([projection.used_weight().to(x.dtype) for projection in projections])
     outputs = torch.nn.functional.linear(x, weight).split([p.weight.shape[0] for p in projections], dim=-1)
     return tuple(
