@@ -23,8 +23,10 @@ from bytegolf.artifact import account, coding, compressors
 from bytegolf.artifact.account import Account
 from bytegolf.artifact.header import (
     FLOAT8,
+    INTS,
     MAX_FILE_BYTES,
     MAX_HEADER_BYTES,
+    ROTATED,
     Entry,
     Header,
     check_proportion,
@@ -37,8 +39,9 @@ from bytegolf.files import atomic_write
 from bytegolf.model.roles import Role
 
 MAGIC = b"\x89BG\n"
-VERSION = 2
-#: The oldest version that is still read: it had fewer codings, no groups and no float8.
+VERSION = 3
+#: The oldest version that is still read. Version 2 had no rotated matrices; version 1 also had fewer codings,
+#: no groups and no float8.
 OLDEST_VERSION = 1
 _PREFIX = len(MAGIC) + 1 + 4 + 4 + 4
 _CHECKSUM = 32
@@ -182,7 +185,8 @@ def _unpack_tensor(entry: Entry, parts: list[bytes]) -> Quantized | Tensor:
             raise ArtifactError("a binary matrix holds zeros")
         scales = coding.decode_scales(parts[1], entry.scales_shape)
         group = entry.group or None
-        return Quantized(torch.from_numpy(ints_RC.copy()), torch.from_numpy(scales), entry.bits, group)
+        ints = torch.from_numpy(ints_RC.copy())
+        return Quantized(ints, torch.from_numpy(scales), entry.bits, group, entry.kind == ROTATED)
     if entry.kind == FLOAT8:
         patterns = coding.decode_float8(parts[0], entry.shape)
         return torch.from_numpy(patterns).view(torch.float8_e4m3fn)
@@ -200,7 +204,8 @@ def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[b
     if matrix.bits == 1 and not ints_RC.all():
         raise ArtifactError(f"tensor {name} has a single bit and zeros; its integers may be -1 and 1")
     group = 0 if matrix.group is None else matrix.group
-    entry = Entry(name, role, ints_RC.shape, matrix.bits, "ints", (), group)
+    kind = ROTATED if matrix.rotated else INTS
+    entry = Entry(name, role, ints_RC.shape, matrix.bits, kind, (), group)
     if scales.shape != entry.scales_shape or scales.dtype != np.float16:
         raise ArtifactError(
             f"tensor {name} has scales of shape {scales.shape}, {scales.dtype}; "

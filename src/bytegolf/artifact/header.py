@@ -28,6 +28,8 @@ FREE_UNPACKED_BYTES, UNPACKED_RATIO = 16 << 20, 16
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _ROLE = re.compile(r"[a-z_]{1,40}")
 FLOAT8 = "float8_e4m3"
+#: Integers that stand for a matrix, or for one whose columns were rotated.
+INTS, ROTATED = "ints", "rotated"
 FLOAT_BYTES = {FLOAT8: 1, "float16": 2, "float32": 4}
 
 
@@ -36,7 +38,7 @@ class Entry:
     """One tensor of the table. `bits` is 0 for floats, whose `lengths` are (floats,).
 
     A matrix of 1 to 8 bits has the lengths (integers, scales) and no float `kind` of its own; `group` columns
-    of a row have one scale, or the whole row if it is 0.
+    of a row have one scale, or the whole row if it is 0. Its kind says whether it is `rotated`.
     """
 
     name: str
@@ -179,7 +181,7 @@ def _entry(row: Any) -> Entry:
     _expect(type(bits) is int and 0 <= bits <= MAX_BITS)
     group = 0
     if bits:
-        _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind == "ints" and len(lengths) == 2)
+        _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind in (INTS, ROTATED) and len(lengths) == 2)
         if groups:
             group = _length(groups[0])
             _expect(1 <= group <= shape[1])

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bytegolf.compression.rotation import rotated
 from bytegolf.errors import DivergedError, RecipeError
 
 #: Scales keep this many mantissa bits (steps of 3 to 6 %), which saves about 9 bits a row when they are coded
@@ -133,13 +134,15 @@ class Quantized:
     """A matrix as integers and scales: ints (R, C) int8 within ±`limit`, scales float16.
 
     `group` None: scales (R,), one a row. Otherwise scales (R, G), one for each `group` consecutive columns of
-    a row, of which the last group may have fewer. With `bits` 1 the integers are -1 and 1, never 0.
+    a row, of which the last group may have fewer. With `bits` 1 the integers are -1 and 1, never 0. Where
+    `rotated`, integers times scales stand for W Q (see `compression.rotation`).
     """
 
     ints: Tensor
     scales: Tensor
     bits: int
     group: int | None = None
+    rotated: bool = False
 
     @property
     def limit(self) -> int:
@@ -147,9 +150,10 @@ class Quantized:
         return limit_of(self.bits)
 
     def dequantize(self) -> Tensor:
-        """The matrix (R, C) in float32."""
+        """The matrix (R, C) in float32, rotated back where it is stored rotated."""
         scales = self.scales.to(torch.float32)
-        return self.ints.to(torch.float32) * expand_groups(scales, self.ints.shape[1], self.group)
+        grid_RC = self.ints.to(torch.float32) * expand_groups(scales, self.ints.shape[1], self.group)
+        return rotated(grid_RC) if self.rotated else grid_RC
 
 
 def limit_of(bits: int) -> int:
@@ -166,10 +170,11 @@ def expand_groups(scales: Tensor, columns: int, group: int | None) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """`bits` and the rule that chooses each row's scale."""
+    """`bits` and the rule that chooses each row's scale; where `rotated`, both see W Q instead of W."""
 
     bits: int = 8
     clip: Clip = field(default_factory=LeastSquares)
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
@@ -187,10 +192,10 @@ class Grid:
 
     def quantize(self, weight_RC: Tensor) -> Quantized:
         """The nearest grid point of each weight. Raises `DivergedError` if a weight is not finite."""
-        weight_RC = finite(weight_RC)
+        weight_RC = self._turned(finite(weight_RC))
         scale_R = self.clip.scale(weight_RC, self.limit)
         ints_RC = _round_to_grid(weight_RC, scale_R, self.limit).to(torch.int8)
-        return Quantized(ints_RC, scale_R.to(torch.float16), self.bits)
+        return Quantized(ints_RC, scale_R.to(torch.float16), self.bits, rotated=self.rotated)
 
     def fake_quantize(self, weight_RC: Tensor) -> Tensor:
         """The value `quantize(w).dequantize()`, bit for bit in eager mode, with the gradient of the identity.
@@ -200,14 +205,15 @@ class Grid:
         """
         weight_RC = weight_RC.to(torch.float32)
         detached_RC = weight_RC.detach()
-        scale_R = self.clip.scale(detached_RC, self.limit)
-        grid_RC = _round_to_grid(detached_RC, scale_R, self.limit) * scale_R[:, None]
+        turned_RC = self._turned(detached_RC)
+        scale_R = self.clip.scale(turned_RC, self.limit)
+        grid_RC = self._turned(_round_to_grid(turned_RC, scale_R, self.limit) * scale_R[:, None])
         # w - stop(w) is exactly zero, so unlike w + stop(grid - w) this adds no rounding of its own.
         return grid_RC + (weight_RC - detached_RC)
 
     def steps(self, weight_RC: Tensor) -> Tensor:
-        """The distance (R, 1) between neighbouring values of each row's grid, float32."""
-        return self.clip.scale(weight_RC.detach().to(torch.float32), self.limit)[:, None]
+        """The distance (R, 1) between neighbouring values of each row's grid, float32; of W Q if `rotated`."""
+        return self.clip.scale(self._turned(weight_RC.detach().to(torch.float32)), self.limit)[:, None]
 
     def describe(self) -> str:
         """A short name for tables, such as `6 bits, 12.85 std`."""
@@ -222,7 +228,10 @@ class Grid:
                 rule = f"quantile {share:.7g}"
             case BestQuantile(best_of=best_of):
                 rule = f"best quantile of each {best_of}"
-        return f"{self.bits} bits, {rule}"
+        return f"{self.bits} bits, {rule}" + (", rotated" if self.rotated else "")
+
+    def _turned(self, weight_RC: Tensor) -> Tensor:
+        return rotated(weight_RC) if self.rotated else weight_RC
 
 
 def finite(weight_RC: Tensor) -> Tensor:

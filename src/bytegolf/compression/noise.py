@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bytegolf.compression.plan import Plan, plan_from_json, plan_to_json
 from bytegolf.compression.slots import Group, fill_slots, open_slots, weight_modules
 from bytegolf.compression.spec import Noise
-from bytegolf.compression.storage import Storage
+from bytegolf.compression.storage import Storage, shaken
 from bytegolf.errors import RecipeError
 from bytegolf.model.spec import LanguageModel
 
@@ -91,7 +91,7 @@ class NoisyWeights:
 
     def _shaken(self, storage: Storage, weight_RC: Tensor) -> Tensor:
         noise_RC = torch.rand(weight_RC.shape, generator=self._generator, device=weight_RC.device) - 0.5
-        return weight_RC + noise_RC * storage.steps(weight_RC)
+        return shaken(storage, weight_RC, noise_RC)
 
 
 def _looped(model: LanguageModel) -> set[nn.Module]:

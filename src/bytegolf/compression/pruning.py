@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.compression.grid import Quantized, expand_groups
+from bytegolf.compression.rotation import rotated
 from bytegolf.compression.storage import Stored
 
 #: A pruned file that is below its budget by this share, or these bytes, is as good as one that meets it
@@ -97,6 +98,7 @@ def _zeroing_cost(weight_RC: Tensor, matrix: Quantized) -> Tensor:
     """The cost (R, C) of each ±1, infinite elsewhere."""
     columns = matrix.ints.shape[1]
     step_RC = expand_groups(matrix.scales.to(torch.float32), columns, matrix.group)
-    magnitude_RC = weight_RC.detach().to(matrix.ints.device, torch.float32).abs()
+    weight_RC = weight_RC.detach().to(matrix.ints.device, torch.float32)
+    magnitude_RC = (rotated(weight_RC) if matrix.rotated else weight_RC).abs()
     cost_RC = (2.0 * magnitude_RC - step_RC) * step_RC
     return cost_RC.masked_fill(matrix.ints.abs() != 1, torch.inf)

@@ -11,11 +11,18 @@ from torch import Tensor
 
 from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, Quantized
+from bytegolf.compression.rotation import rotated
 from bytegolf.compression.ternary import Binary, Ternary
 
 Storage = Grid | Ternary | Binary | Float16 | Float8
 #: A tensor as the artifact holds it.
 Stored = Quantized | Tensor
+
+
+def shaken(storage: Storage, weight_RC: Tensor, noise_RC: Tensor) -> Tensor:
+    """The weights moved by `noise_RC` steps of their storage; those of a rotated grid are steps of W Q."""
+    moved_RC = noise_RC * storage.steps(weight_RC)
+    return weight_RC + (rotated(moved_RC) if isinstance(storage, Grid) and storage.rotated else moved_RC)
 
 
 def dequantized(stored: Stored) -> Tensor:
