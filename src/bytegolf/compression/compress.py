@@ -6,10 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bytegolf.compression.gptq import Gptq, gptq_quantize_alike
+from bytegolf.compression.grid import Grid, Quantized
 from bytegolf.compression.plan import is_matrix
 from bytegolf.compression.pruning import prune_smallest
 from bytegolf.compression.storage import Storage, Stored, dequantized
 from bytegolf.errors import RecipeError
+
+#: Entries of the Hessians that are factored at once, some 4 GB with all that it takes.
+_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,58 @@ def compress_model(
     *,
     passthrough_elements: int = 4096,
     prune: float = 0.0,
+    hessians: Mapping[str, Tensor] | None = None,
+    gptq: Gptq | None = None,
 ) -> dict[str, Stored]:
     """Every parameter as stored, or as it is (detached, float32) where `storage_of` gives nothing.
 
-    Of each matrix the share `prune` of its smallest weights becomes zero first.
+    Of each matrix the share `prune` of its smallest weights becomes zero first. With `gptq`, matrices on
+    integer grids that have a Hessian among `hessians` (by their names) are rounded by it, where it lies.
     """
+    storages = {
+        name: storage_of(name, tensor, str(roles[name]), plan, passthrough_elements=passthrough_elements)
+        for name, tensor in parameters.items()
+    }
+    weights = {
+        name: prune_smallest(parameters[name].detach(), prune)
+        for name, storage in storages.items()
+        if storage is not None
+    }
+    rounded = {} if gptq is None else _rounded_by_hessians(weights, storages, hessians or {}, gptq)
     compressed: dict[str, Stored] = {}
     for name, tensor in parameters.items():
-        storage = storage_of(name, tensor, str(roles[name]), plan, passthrough_elements=passthrough_elements)
+        storage = storages[name]
         if storage is None:
             compressed[name] = tensor.detach().to(torch.float32)
         else:
-            compressed[name] = storage.quantize(prune_smallest(tensor.detach(), prune))
+            compressed[name] = rounded[name] if name in rounded else storage.quantize(weights[name])
     return compressed
+
+
+def _rounded_by_hessians(
+    weights: Mapping[str, Tensor],
+    storages: Mapping[str, Storage | None],
+    hessians: Mapping[str, Tensor],
+    gptq: Gptq,
+) -> dict[str, Quantized]:
+    """The matrices on integer grids that have a Hessian; those of one shape and grid together."""
+    alike: dict[tuple[Grid, torch.Size, int], list[str]] = {}
+    seen: dict[tuple[Grid, torch.Size], int] = {}
+    for name, weight in weights.items():
+        storage = storages[name]
+        if not isinstance(storage, Grid) or name not in hessians:
+            continue
+        place = seen[storage, weight.shape] = seen.get((storage, weight.shape), -1) + 1
+        # A processor is busy with a single one, and its caches hold no more.
+        at_once = 1 if hessians[name].device.type == "cpu" else max(1, _AT_ONCE // hessians[name].numel())
+        alike.setdefault((storage, weight.shape, place // at_once), []).append(name)
+    rounded: dict[str, Quantized] = {}
+    for (grid, *_), names in alike.items():
+        found = gptq_quantize_alike(
+            [weights[name] for name in names], [hessians[name] for name in names], grid, gptq
+        )
+        rounded.update(zip(names, found, strict=True))
+    return rounded
 
 
 def role_rows(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.compression.grid import Grid, Quantized, finite
+from bytegolf.compression.rotation import rotated
 from bytegolf.errors import DivergedError, RecipeError
 
 #: How often the damping is raised tenfold before a Hessian is given up: it is then no Hessian at all.
@@ -62,7 +63,8 @@ def gptq_quantize(weight_RC: Tensor, hessian_CC: Tensor, grid: Grid, spec: Gptq)
 
     `hessian_CC`: the mean of x xᵀ (see `calibration.gather_hessians`). Scales are those of the grid, from the
     weights as they came; with the identity as Hessian so are the integers. A weight of exactly zero, as
-    pruning leaves them, stays zero, and so does a column whose input never was anything else.
+    pruning leaves them, stays zero, and a column whose input never was anything else becomes zero. On a
+    rotated grid all of this is said of W Q and its inputs Q x, whose Hessian is Q H Q.
     Raises `DivergedError` if a number is not finite.
     """
     return gptq_quantize_alike([weight_RC], [hessian_CC], grid, spec)[0]
@@ -80,6 +82,8 @@ def gptq_quantize_alike(
     hessian_NCC = torch.stack([hessian.to(torch.float64) for hessian in hessians])
     if not bool(torch.isfinite(hessian_NCC).all()):
         raise DivergedError("inputs of a matrix are NaN or infinite; use an earlier checkpoint")
+    if grid.rotated:
+        weight_NRC, hessian_NCC = rotated(weight_NRC), rotated(rotated(hessian_NCC).mT)
     scale_NR = torch.stack(
         [
             grid.clip.scale(weight_RC * _clip_factors(weight_RC, hessian_CC, spec.importance), grid.limit)
@@ -88,7 +92,12 @@ def gptq_quantize_alike(
     )
     ints_NRC = _solve(weight_NRC, hessian_NCC, scale_NR, grid.limit, spec)
     return [
-        Quantized(ints_RC.to(weight.device), scale_R.to(weight.device, torch.float16), grid.bits)
+        Quantized(
+            ints_RC.to(weight.device),
+            scale_R.to(weight.device, torch.float16),
+            grid.bits,
+            rotated=grid.rotated,
+        )
         for ints_RC, scale_R, weight in zip(ints_NRC, scale_NR, weights, strict=True)
     ]
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bytegolf.compression.gptq import Gptq
 from bytegolf.compression.grid import Grid, StandardDeviations
 from bytegolf.compression.storage import Storage
 from bytegolf.compression.ternary import Binary
@@ -99,6 +100,9 @@ class Compression:
     `prune` zeroes that share of each matrix, the smallest magnitudes, before quantization. With
     `prune_to_fit` a file over its budget is brought to it by zeroing the cheapest integers ±1, instead of by
     other grids.
+
+    With `gptq` the matrices on integer grids are rounded by what their inputs looked like on some text, once
+    training is over; all others, and what training sees of the grids, stay as they are.
     """
 
     plan: FixedBits | FitBytes = FixedBits()
@@ -108,6 +112,7 @@ class Compression:
     noise: Noise | None = None
     prune: float = 0.0
     prune_to_fit: bool = False
+    gptq: Gptq | None = None
 
     def __post_init__(self) -> None:
         if self.budget_bytes is not None and self.budget_bytes <= 0:
@@ -125,6 +130,11 @@ class Compression:
             raise RecipeError(f"prune is {self.prune:g}; give a share of the weights in [0, 1)")
         if self.prune and any(isinstance(storage, Binary) for storage in self._storages()):
             raise RecipeError(f"prune is {self.prune:g}, but binary matrices hold no zeros; set it to 0")
+
+        if self.gptq is not None and not any(isinstance(storage, Grid) for storage in self._storages()):
+            raise RecipeError(
+                "gptq is set, but the plan has no integer grid to round to; add one, or leave it out"
+            )
 
     def _storages(self) -> tuple[Storage, ...]:
         if isinstance(self.plan, FitBytes):
