@@ -30,6 +30,7 @@ from bytegolf.training.budget import Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
 from bytegolf.training.loop import Trainer
+from bytegolf.training.looping import begin_unlooped
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.record import Record
 from bytegolf.training.stages import Stages
@@ -171,7 +172,7 @@ def build_trainer(
         spec=spec,
         optimizers=OptimizerGroup(model, spec.optimizers, ranks, precision=model.compute_dtype),
         ranks=ranks,
-        stages=Stages(seen.stages),
+        stages=Stages([*begin_unlooped(model), *seen.stages]),
         average=None if spec.average is None else spec.average.build(model),
         record=Record(folder / "metrics.jsonl" if ranks.leads else None),
         checkpoints=Checkpoints(folder / "checkpoint"),

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.model.attention import Attention, AttentionLayer
+from bytegolf.model.block import BlockLayer
 from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import SquaredMlp, SquaredMlpLayer, SwiGlu, SwiGluLayer
 from bytegolf.model.spec import LanguageModel, Model
-from bytegolf.model.stack import Block, BlockLayer
+from bytegolf.model.stack import Block
 from bytegolf.model.stream import Stream
 
 WIDTH = 8

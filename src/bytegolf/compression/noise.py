@@ -20,6 +20,7 @@ from bytegolf.compression.slots import Group, fill_slots, open_slots, weight_mod
 from bytegolf.compression.spec import Noise
 from bytegolf.compression.storage import Storage, shaken
 from bytegolf.errors import RecipeError
+from bytegolf.model.loop import layer_order
 from bytegolf.model.spec import LanguageModel
 
 
@@ -96,7 +97,7 @@ class NoisyWeights:
 
 def _looped(model: LanguageModel) -> set[nn.Module]:
     """The modules of all blocks that run more than once in a forward pass."""
-    runs = Counter(model.stack.order)
+    runs = Counter(layer_order(len(model.spec.layers), model.spec.loop))
     return {
         module
         for place, block in enumerate(model.stack.layers)

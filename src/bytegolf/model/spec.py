@@ -23,6 +23,7 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import Bigram
 from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
 from bytegolf.model.initialization import start_orthogonal
+from bytegolf.model.lanes import Lanes
 from bytegolf.model.linear import Adapter
 from bytegolf.model.loop import Loop, layer_order
 from bytegolf.model.roles import Component
@@ -44,7 +45,7 @@ class Model:
     of attention layers that have `shared_values`. loop: layers that run several times. residual_mix: whether
     layers start by reading their input alone, or early ones mostly the embedded input ("phase").
     scaled_norms: what layer l normalizes is scaled by 1/√(l + 1). initialization: of matrices that don't
-    start at zero.
+    start at zero. lanes: two residual streams in the last layers.
     """
 
     width: int = 512
@@ -61,6 +62,7 @@ class Model:
     residual_mix: ResidualMix = "input"
     scaled_norms: bool = False
     initialization: Literal["uniform", "orthogonal"] = "uniform"
+    lanes: Lanes | None = None
 
     def __post_init__(self) -> None:
         if self.width < 2:
@@ -73,6 +75,7 @@ class Model:
         if self.vocabulary < 0:
             raise RecipeError(f"vocabulary={self.vocabulary}; 0 takes the tokenizer's")
         self._check_shared_values()
+        self._check_lanes()
 
     def _check_shared_values(self) -> None:
         widths = sorted({mixer.value_width(self.width) for mixer in self._with_shared_values()})
@@ -83,6 +86,26 @@ class Model:
             raise RecipeError(
                 f"layers with shared_values have values of {' and '.join(map(str, widths))} channels; "
                 "give them the same key_value_heads and head_width"
+            )
+
+    def _check_lanes(self) -> None:
+        if self.lanes is None:
+            return
+        start, layers = self.lanes.start, len(self.layers)
+        if start >= layers:
+            raise RecipeError(
+                f"lanes.start={start}, but the layers are 0 to {layers - 1}; choose a layer that exists"
+            )
+        if self.loop is not None and self.loop.last >= start:
+            raise RecipeError(
+                f"loop.last={self.loop.last} has two lanes, which begin at layer {start}; "
+                "end the loop before it, or raise lanes.start"
+            )
+        alone = [number for number in range(start, layers) if self.layers[number].parallel]
+        if alone:
+            raise RecipeError(
+                f"layers.{alone[0]}.parallel is set, but with lanes from layer {start} on mixer and MLP "
+                "already read apart; set it to false there"
             )
 
     def _with_shared_values(self) -> list[Attention]:
@@ -126,6 +149,7 @@ class LanguageModel(Component):
             loop=spec.loop,
             residual_mix=spec.residual_mix,
             scaled_norms=spec.scaled_norms,
+            lanes=spec.lanes,
         )
         if spec.initialization == "orthogonal":
             start_orthogonal(self)
