@@ -9,8 +9,9 @@ import torch
 from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramSum, BigramXor
 from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
+from bytegolf.model.gates import FullGate, OutGate, SparseGate
 from bytegolf.model.loop import Loop
-from bytegolf.model.mlp import Mlp, SquaredMlp, SwiGlu
+from bytegolf.model.mlp import Mlp, SquaredMlp, SwiGlu, XieluMlp, published_xielu
 from bytegolf.model.rotary import NtkAware, Yarn
 from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import LanguageModel, Model
@@ -81,12 +82,22 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {
     "values": {"own": {}, "and shared ones": {"shared_values": True}},
     "reading": {"plain": {}, "exclusive": {"exclusive": True}, "differential": {"differential": 0.5}},
     "ending": {"as read": {}, "normalized": {"norm_output": True}},
+    "value matrix": {"": {}, "tied values": {"tied_values": True}},
+    "gate": {
+        "": {},
+        "out gate of the residual": {"gate": OutGate(channels=5, reads="residual")},
+        "out gate of the query": {"gate": OutGate(channels=7, reads="query")},
+        "full gate": {"gate": FullGate(deviation=0.3)},
+        "sparse gate": {"gate": SparseGate(channels=5, scale=0.5)},
+    },
 }
 
 MLPS: dict[str, Mlp] = {
     "relu²": SquaredMlp(hidden=20),
     "leaky relu², normalized": SquaredMlp(hidden=14, slope=0.5, norm_output=True),
     "SwiGLU": SwiGlu(hidden=10),
+    "xIELU": published_xielu(layer=7, hidden=14),
+    "learned xIELU": XieluMlp(hidden=14, learned=True, norm_output=True),
 }
 
 EMBEDDINGS: dict[str, TiedEmbedding | FactoredEmbedding] = {

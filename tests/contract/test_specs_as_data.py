@@ -16,7 +16,8 @@ from bytegolf.errors import BytegolfError, RecipeError
 from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramXor
 from bytegolf.model.embedding import FactoredEmbedding
-from bytegolf.model.mlp import SwiGlu
+from bytegolf.model.gates import FullGate
+from bytegolf.model.mlp import SwiGlu, XieluMlp
 from bytegolf.model.roles import Component, Role, parameter_roles
 from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import Model
@@ -202,11 +203,16 @@ def expected_counts(spec: Model) -> dict[Role, int]:
         head = mixer.head_width or WIDTH // mixer.heads
         counts[Role.ATTENTION_QUERY] += WIDTH * mixer.heads * head
         counts[Role.ATTENTION_KEY] += WIDTH * mixer.key_value_heads * head
-        counts[Role.ATTENTION_VALUE] += WIDTH * mixer.key_value_heads * head
+        counts[Role.ATTENTION_VALUE] += WIDTH * mixer.key_value_heads * head * (not mixer.tied_values)
         counts[Role.ATTENTION_OUT] += WIDTH * mixer.heads * head
         counts[Role.MLP_UP] += WIDTH * mlp.hidden * (2 if isinstance(mlp, SwiGlu) else 1)
         counts[Role.MLP_DOWN] += WIDTH * mlp.hidden
         counts[Role.SCALAR] += 4 * WIDTH + mixer.heads + (mixer.differential is not None)
+        counts[Role.SCALAR] += 4 * (isinstance(mlp, XieluMlp) and mlp.learned)
+        if mixer.gate is not None:
+            counts[Role.GATE] += mixer.heads * (
+                WIDTH if isinstance(mixer.gate, FullGate) else mixer.gate.channels
+            )
     return {role: count for role, count in counts.items() if count}
 
 

@@ -14,6 +14,7 @@ from bytegolf.kernels.attention import attend
 from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.differential import as_half_heads, for_half_heads, sum_and_difference
 from bytegolf.model.exclusive import without_own_value
+from bytegolf.model.gates import Gate
 from bytegolf.model.linear import Linear, ResidualLinear, joint
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.rotary import Rotary, RotaryScaling, rotate
@@ -32,6 +33,9 @@ class Attention:
     reads. differential: start value of the learned factor λ on the second of two half-wide attentions, 0.5 as
     published; None for one attention. norm_output: what all heads read together is normalized.
     shared_values: the model's value embedding is added to the values, with a learned factor from 1.
+    gate: what each head hands on is multiplied by a learned function of the token, after all that is above;
+    None for no gate. tied_values: values are the keys as projected, neither normalized nor rotated, and there
+    is no value matrix.
     """
 
     heads: int = 8
@@ -46,6 +50,8 @@ class Attention:
     differential: float | None = None
     norm_output: bool = False
     shared_values: bool = False
+    gate: Gate | None = None
+    tied_values: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.key_value_heads < 1 or self.heads % self.key_value_heads:
@@ -75,7 +81,8 @@ class Attention:
 class AttentionLayer(Component):
     """y = s ⊙ W_o · attend(gain · rope(norm(W_q x)), rope(norm(W_k x)), W_v x); starts at zero output.
 
-    With `differential` each head's halves attend on their own, with a gain in common.
+    With `differential` each head's halves attend on their own, with a gain in common. With `tied_values` W_v
+    is W_k. A gate's factor is on each head's part of what W_o reads.
     """
 
     def __init__(self, spec: Attention, width: int, key: str) -> None:
@@ -96,17 +103,19 @@ class AttentionLayer(Component):
             )
         self.query = Linear(width, inner, Role.ATTENTION_QUERY)
         self.keys = Linear(width, shared, Role.ATTENTION_KEY)
-        self.values = Linear(width, shared, Role.ATTENTION_VALUE)
+        if not spec.tied_values:
+            self.values = Linear(width, shared, Role.ATTENTION_VALUE)
         self.out = ResidualLinear(inner, width, Role.ATTENTION_OUT)
         self.gain_H = self.parameter("gain_H", torch.full((spec.heads,), spec.query_gain), Role.SCALAR)
         if spec.differential is not None:
             self.lambda_1 = self.parameter("lambda_1", torch.full((1,), spec.differential), Role.SCALAR)
         if spec.shared_values:
             self.shared_1 = self.parameter("shared_1", torch.ones(1), Role.SCALAR)
+        self.gate = None if spec.gate is None else spec.gate.build(width, spec.heads, inner)
         self.rotary = Rotary(turning, rotated, spec.rotary_base, spec.rotary_scaling)
 
     def forward(self, x_BTD: Tensor, stream: Stream, residual_BTD: Tensor | None = None) -> Tensor:
-        projected = joint(x_BTD, self.query, self.keys, self.values)
+        projected = self._projected(x_BTD)
         q_BTHK, k_BTGK, v_BTGK = (y.unflatten(-1, (-1, self.head_width)) for y in projected)
         if self.spec.shared_values:
             assert stream.shared_values_BTX is not None
@@ -126,7 +135,18 @@ class AttentionLayer(Component):
             y_BTHK = rms_norm(y_BTHK.flatten(2)).view_as(y_BTHK)
         if self.spec.exclusive:
             y_BTHK = without_own_value(y_BTHK, v_BTGK)
+        if self.gate is not None:
+            read_BTX = {"input": x_BTD, "residual": residual_BTD, "query": projected[0]}[self.gate.reads]
+            assert read_BTX is not None, "a gate that reads the residual was not given it"
+            y_BTHK = y_BTHK * self.gate(read_BTX)[..., None]
         return self.out(y_BTHK.flatten(2))
+
+    def _projected(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, (B, T, heads of each × K)."""
+        if self.spec.tied_values:
+            query_BTX, keys_BTX = joint(x_BTD, self.query, self.keys)
+            return query_BTX, keys_BTX, keys_BTX
+        return joint(x_BTD, self.query, self.keys, self.values)
 
     def _read(self, q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, gain_H: Tensor, stream: Stream) -> Tensor:
         """What each head reads from the visible tokens, (B, T, H, K); keys and values of T tokens come in."""
