@@ -11,6 +11,7 @@ from bytegolf.model.roles import MATRIX_ROLES, Role, parameter_roles
 from bytegolf.training.groups import Adam, OptimizerGroup, Optimizers
 from bytegolf.training.muon import Muon, MuonOptimizer
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.schedule import Taper
 
 SPEC = Optimizers(Muon(0.1), Adam(0.2), Adam(0.3), Adam(0.4, beta1=0.8, beta2=0.9, weight_decay=0.5))
 
@@ -51,6 +52,25 @@ def test_the_multiplier_scales_every_rate() -> None:
         group.step(multiplier)
         rates = {g["lr"] for optimizer in group.optimizers for g in optimizer.param_groups}
         assert rates == {0.1 * multiplier, 0.2 * multiplier, 0.4 * multiplier}
+
+
+def test_only_the_decay_of_tapered_matrices_follows_the_budget() -> None:
+    spec = Optimizers(
+        Muon(0.1, weight_decay=0.2, decay_taper=Taper(start=0.5, end=0.0)), Adam(0.2, weight_decay=0.3)
+    )
+    model = network()
+    group = OptimizerGroup(model, spec, Ranks(), precision=torch.float64)
+    for progress, decay in ((0.2, 0.2), (0.75, 0.1), (1.0, 0.0)):
+        backward(model)
+        weight = model.stack.blocks[0].mlp.up.weight  # type: ignore[union-attr]
+        weight.grad.zero_()
+        for optimizer in group.optimizers:
+            optimizer.state.pop(weight, None)
+        before = weight.detach().clone()
+        group.step(0.5, progress=progress)
+        torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5 * decay), rtol=1e-14, atol=0)
+        decays = {g["weight_decay"] for optimizer in group.optimizers for g in optimizer.param_groups}
+        assert sorted(decays) == pytest.approx(sorted({0.0, decay, 0.3}))
 
 
 def test_a_multiplier_of_zero_changes_no_weight() -> None:

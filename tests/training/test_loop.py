@@ -25,9 +25,9 @@ def stepping(toy: Trainer, clock: Clock, seconds: float) -> list[Progress]:
     reports: list[Progress] = []
     original = toy._one_step
 
-    def one_step(batch: Any, share: float) -> Progress:
+    def one_step(batch: Any, *factors: float) -> Progress:
         clock.now += seconds
-        return original(batch, share)
+        return original(batch, *factors)
 
     toy._one_step = one_step  # type: ignore[method-assign]
     toy.watch = reports.append
@@ -150,7 +150,7 @@ def test_clipping_bounds_the_global_norm_and_reports_it_unclipped(clip: float | 
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
     used: dict[str, torch.Tensor] = {}
 
-    def step(multiplier: float) -> None:
+    def step(multiplier: float, *, progress: float) -> None:
         used.update({name: p.grad.clone() for name, p in toy.model.named_parameters() if p.grad is not None})
 
     toy.optimizers.step = step  # type: ignore[method-assign]

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.kernels.orthogonal import POLAR_EXPRESS, classic, orthogonalize
+from bytegolf.kernels.orthogonal import POLAR_EXPRESS, classic, gram_orthogonalize, orthogonalize
+from bytegolf.training import muon
 from bytegolf.training.muon import Muon, MuonOptimizer
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.schedule import Taper
 
 SHAPES = [(6, 4), (4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
 
@@ -96,6 +98,31 @@ def test_the_plain_setting_equals_torchs_muon(decay: float, momentum: float, tol
         # Torch's momentum is 1 - μ times ours. Both orthogonalize in bfloat16, where a scale that is no
         # power of two is another rounding.
         assert float((a - b).detach().norm()) <= tolerance * float((b - start).detach().norm())
+
+
+def test_the_gram_form_serves_matrices_that_are_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[int, int]] = []
+
+    def spy(u_MRC: Tensor, *rest: object, **settings: object) -> Tensor:
+        served.append(tuple(u_MRC.shape[1:]))  # type: ignore[arg-type]
+        return gram_orthogonalize(u_MRC, *rest, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(muon, "gram_orthogonalize", spy)
+    plain = run(Muon(0.1, weight_decay=0.1), 3)
+    for ratio, expected in ((1.6, []), (1.5, [(6, 4), (4, 6)]), (1.0, [(6, 4), (4, 6), (5, 5)])):
+        served.clear()
+        results = run(Muon(0.1, weight_decay=0.1, gram_above=ratio), 3)
+        assert served == expected * 3
+        for ours, theirs in zip(results, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_weight_decay_is_constant_and_then_falls_linearly() -> None:
+    spec = Muon(weight_decay=0.2, decay_taper=Taper(start=0.7, end=0.5))
+    expected = {0.0: 0.2, 0.7: 0.2, 0.85: 0.15, 1.0: 0.1, 1.4: 0.1}
+    for progress, decay in expected.items():
+        assert spec.decay_at(progress) == pytest.approx(decay)
+        assert Muon(weight_decay=0.2).decay_at(progress) == 0.2
 
 
 def test_treating_a_matrix_among_others_changes_nothing() -> None:
@@ -210,6 +237,7 @@ def test_vectors_are_refused() -> None:
         ({"momentum_steps": -1}, "momentum_steps=-1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"steps": 0}, "steps=0"),
+        ({"gram_above": 0.9}, "gram_above=0.9; give a ratio"),
         ({"steps": 4, "coefficients": "polar_express"}, "steps=4 .*whose 5 triples only settle together"),
         ({"steps": 6, "coefficients": "polar_express"}, "steps=6 .*give 5 steps"),
     ],

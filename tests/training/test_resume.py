@@ -155,9 +155,9 @@ def test_a_resumed_run_does_not_try_a_step_that_cannot_fit(tmp_path: Path) -> No
 def take_a_second_each(toy: Trainer, clock: Clock, seconds: float = 1.0) -> None:
     original = toy._one_step
 
-    def one_step(batch, share):  # type: ignore[no-untyped-def]
+    def one_step(batch, *factors):  # type: ignore[no-untyped-def]
         clock.now += seconds
-        return original(batch, share)
+        return original(batch, *factors)
 
     toy._one_step = one_step  # type: ignore[method-assign]
 

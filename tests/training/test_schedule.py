@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bytegolf.errors import RecipeError
 from bytegolf.training.budget import Budget
-from bytegolf.training.schedule import RateSchedule, Schedule, StepSchedule
+from bytegolf.training.schedule import RateSchedule, Schedule, StepSchedule, Taper
 from bytegolf.training.spec import Training
 
 
@@ -150,3 +150,23 @@ def test_where_steps_are_not_known_in_advance_the_progress_below_is_refused() ->
 def test_step_schedules_that_cannot_work_are_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         StepSchedule(**values)  # type: ignore[arg-type]
+
+
+@given(start=st.floats(0, 0.99), end=st.floats(0, 1), a=shares, b=shares)
+def test_a_taper_stays_between_one_and_its_end_and_never_rises(
+    start: float, end: float, a: float, b: float
+) -> None:
+    taper = Taper(start, end)
+    first, second = (taper.factor(progress) for progress in sorted((a, b)))
+    assert 1.0 >= first >= second >= end - 1e-12
+    assert taper.factor(start) == 1.0
+    assert taper.factor(1.0) == pytest.approx(end)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"start": 1.0}, "start=1.0"), ({"start": -0.1}, "start=-0.1"), ({"end": -1.0}, "end=-1.0")],
+)
+def test_tapers_that_cannot_work_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Taper(**values)

@@ -63,9 +63,9 @@ def by_the_clock(ranks: Ranks, folder: Path) -> dict[str, Any]:
     )
     original = toy._one_step
 
-    def one_step(batch: Any, share: float) -> Progress:
+    def one_step(batch: Any, *factors: float) -> Progress:
         clock.now += 1.0 + 2.5 * ranks.rank
-        return original(batch, share)
+        return original(batch, *factors)
 
     toy._one_step = one_step  # type: ignore[method-assign]
     finished(toy)

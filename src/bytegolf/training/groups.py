@@ -71,9 +71,8 @@ class OptimizerGroup:
         for name, role in parameter_roles(model).items():
             groups.setdefault(spec.treatment(role), []).append(parameters[name])
         self.optimizers: list[torch.optim.Optimizer] = []
-        self._base_rates: list[float] = []
+        self._treatments = list(groups)
         for treatment, members in groups.items():
-            self._base_rates.append(treatment.learning_rate)
             self.optimizers.append(_optimizer(treatment, members, ranks, precision))
         self._sharded = [o for o in self.optimizers if isinstance(o, ShardedMuonOptimizer)]
         elsewhere = {id(p) for o in self._sharded for group in o.param_groups for p in group["params"]}
@@ -112,11 +111,16 @@ class OptimizerGroup:
             norm = (norm.square() + squares).sqrt()
         return norm
 
-    def step(self, multiplier: float) -> None:
-        """One update of every parameter at `multiplier` times the learning rates."""
-        for optimizer, base in zip(self.optimizers, self._base_rates, strict=True):
+    def step(self, multiplier: float, *, progress: float = 0.0) -> None:
+        """One update of every parameter at `multiplier` times the learning rates.
+
+        `progress`: the used share of the budget, which weight decay can depend on.
+        """
+        for optimizer, treatment in zip(self.optimizers, self._treatments, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = base * multiplier
+                group["lr"] = treatment.learning_rate * multiplier
+                if isinstance(treatment, Muon):
+                    group["weight_decay"] = treatment.decay_at(progress)
         for optimizer in self._sharded:
             optimizer.begin_step()
         self._arriving.wait()

@@ -103,7 +103,7 @@ class Trainer:
                     # Entering may have taken what was left of the budget.
                     continue
                 left = budget.steps_left(*usage, spec.tokens_per_step)
-                progress = self._one_step(next(batches), spec.schedule.multiplier(share, left))
+                progress = self._one_step(next(batches), share, spec.schedule.multiplier(share, left))
                 self._sync()
                 self._report(progress)
         self.stopwatch.pause()
@@ -114,11 +114,11 @@ class Trainer:
             )
         self._save()
 
-    def _one_step(self, batch: Batch, multiplier: float) -> Progress:
+    def _one_step(self, batch: Batch, share: float, multiplier: float) -> Progress:
         nats = self._accumulate_gradients(batch)
         totals = torch.stack([nats, torch.full_like(nats, batch.bytes)])
         self.optimizers.reduce_gradients(totals, self.spec.clip)
-        self.optimizers.step(multiplier)
+        self.optimizers.step(multiplier, progress=share)
         norm = self.optimizers.gradient_norm()
         self.model.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -167,12 +167,18 @@ class Trainer:
         return nats, nats + penalty_BT.sum()
 
     def warm_up(self) -> None:
-        """Runs one forward and backward pass that changes nothing; code is compiled on the way."""
+        """Runs a forward and backward pass that changes nothing; code is compiled on the way.
+
+        One for each order of layers that is to come, so that nothing is left to compile where a loop begins.
+        """
         self.stages.prepare()
         batch = self.batches.batch(self.step)
         rows = slice(0, self.spec.forward_rows)
         first = Batch(batch.ids_BT[rows], batch.targets_BT[rows], batch.starts_BT[rows], bytes=0)
-        self._accumulate_gradients(first)
+        stack, loop = self.model.stack, self.model.spec.loop
+        for passes in sorted({stack.passes if loop is None else loop.passes, stack.passes}):
+            with stack.running(passes):
+                self._accumulate_gradients(first)
         self.model.zero_grad(set_to_none=True)
         self._sync()
 

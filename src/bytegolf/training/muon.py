@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.kernels.orthogonal import POLAR_EXPRESS, Coefficients, classic, orthogonalize
+from bytegolf.kernels.orthogonal import (
+    POLAR_EXPRESS,
+    Coefficients,
+    classic,
+    gram_orthogonalize,
+    orthogonalize,
+)
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.schedule import Taper
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,9 @@ class Muon:
     equalize_rows scales each row of the update to length 1 before orthogonalization (MuonEq-R,
     arXiv 2603.28254); with steps=3 it is NeoMuon (16 MB challenge, PR 640). sharded: each rank sums the
     gradients of its own matrices only and keeps only their momentum (see `sharded_muon.py`); a single
-    process has nothing to share.
+    process has nothing to share. gram_above: matrices at least this many times as long as wide (or as wide
+    as long) are orthogonalized by way of their Gram matrices, which is less work; 2.5 in PR 1728, None for
+    never. decay_taper: how weight_decay falls towards the end of the budget.
     """
 
     learning_rate: float = 0.04
@@ -37,6 +46,8 @@ class Muon:
     equalize_rows: bool = False
     steps: int = 5
     sharded: bool = False
+    gram_above: float | None = None
+    decay_taper: Taper | None = None
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -51,6 +62,8 @@ class Muon:
             raise RecipeError(f"weight_decay={self.weight_decay}; give 0 or more")
         if self.steps < 1:
             raise RecipeError(f"steps={self.steps}; give 1 or more Newton-Schulz iterations")
+        if self.gram_above is not None and not self.gram_above >= 1.0:
+            raise RecipeError(f"gram_above={self.gram_above}; give a ratio of 1 or more, or None for never")
         if self.coefficients == "polar_express" and self.steps != len(POLAR_EXPRESS):
             raise RecipeError(
                 f"steps={self.steps} with coefficients='polar_express', whose {len(POLAR_EXPRESS)} triples "
@@ -66,6 +79,10 @@ class Muon:
         """The momentum of step `step`, counted from 0."""
         share = min(step / self.momentum_steps, 1.0) if self.momentum_steps else 1.0
         return self.momentum_start + share * (self.momentum - self.momentum_start)
+
+    def decay_at(self, progress: float) -> float:
+        """The weight decay at `progress`, the used share of the budget."""
+        return self.weight_decay * (self.decay_taper.factor(progress) if self.decay_taper else 1.0)
 
 
 class MuonOptimizer(torch.optim.Optimizer):
@@ -83,7 +100,8 @@ class MuonOptimizer(torch.optim.Optimizer):
             assert parameter.ndim == 2, (
                 f"Muon treats matrices; this parameter has shape {tuple(parameter.shape)}"
             )
-        super().__init__(parameters, {"lr": spec.learning_rate, "steps": 0})
+        defaults = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "steps": 0}
+        super().__init__(parameters, defaults)
         self.spec, self.ranks, self.dtype = spec, ranks, dtype
 
     @torch.no_grad()
@@ -98,7 +116,7 @@ class MuonOptimizer(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for parameters in by_shape.values():
                 directions = list(self._orthogonal_update(parameters, momentum).unbind())
-                apply_update(parameters, directions, group["lr"], self.spec)
+                apply_update(parameters, directions, group["lr"], group["weight_decay"])
 
     def _orthogonal_update(self, parameters: list[Tensor], momentum: float) -> Tensor:
         """Advances the momentum of parameters of one shape; their orthogonalized updates (M, R, C)."""
@@ -122,11 +140,13 @@ def orthogonal_direction(u_MRC: Tensor, spec: Muon, dtype: torch.dtype) -> Tenso
     """The Nesterov updates of M matrices, rows equalized if asked, orthogonalized in `dtype`."""
     if spec.equalize_rows:
         u_MRC = u_MRC / u_MRC.norm(dim=-1, keepdim=True).clamp_min(1e-7)
-    return orthogonalize(u_MRC, spec.triples, dtype=dtype)
+    rows, columns = u_MRC.shape[-2:]
+    long = spec.gram_above is not None and max(rows, columns) >= spec.gram_above * min(rows, columns)
+    return (gram_orthogonalize if long else orthogonalize)(u_MRC, spec.triples, dtype=dtype)
 
 
-def apply_update(parameters: list[Tensor], directions: list[Tensor], rate: float, spec: Muon) -> None:
+def apply_update(parameters: list[Tensor], directions: list[Tensor], rate: float, decay: float) -> None:
     """Decays the parameters, all of one shape (R, C), and moves them against their orthogonal directions."""
     rows, columns = parameters[0].shape
-    torch._foreach_mul_(parameters, 1.0 - rate * spec.weight_decay)
+    torch._foreach_mul_(parameters, 1.0 - rate * decay)
     torch._foreach_add_(parameters, directions, alpha=-rate * max(1.0, rows / columns) ** 0.5)

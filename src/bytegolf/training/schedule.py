@@ -1,4 +1,4 @@
-"""The learning rate as a factor on each group's own rate, over the share of the budget that is used."""
+"""Factors on learning rates and on weight decay, over the share of the budget that is used."""
 
 from dataclasses import dataclass
 
@@ -91,6 +91,25 @@ class StepSchedule:
 
 #: What a recipe can choose.
 RateSchedule = Schedule | StepSchedule
+
+
+@dataclass(frozen=True)
+class Taper:
+    """1 up to `start` of the budget, then linear to `end` when it is used up (16 MB challenge, PR 1729)."""
+
+    start: float = 0.7
+    end: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start < 1.0:
+            raise RecipeError(f"decay_taper.start={self.start}; give a share of the budget, 0 ≤ start < 1")
+        if not self.end >= 0.0:
+            raise RecipeError(f"decay_taper.end={self.end}; give 0 or more")
+
+    def factor(self, progress: float) -> float:
+        """The factor at `progress` (0 to 1; beyond counts as 1)."""
+        fallen = (min(progress, 1.0) - self.start) / (1.0 - self.start)
+        return 1.0 + max(0.0, fallen) * (self.end - 1.0)
 
 
 def _risen(factor: float, progress: float, warmup: float) -> float:

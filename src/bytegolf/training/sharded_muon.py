@@ -119,7 +119,8 @@ class ShardedMuonOptimizer(MuonOptimizer):
             ]
             if moved:
                 parameters, directions = (list(part) for part in zip(*moved, strict=True))
-                apply_update(parameters, directions, self.param_groups[0]["lr"], self.spec)
+                group = self.param_groups[0]
+                apply_update(parameters, directions, group["lr"], group["weight_decay"])
         self._gathering = []
 
     @torch.no_grad()
