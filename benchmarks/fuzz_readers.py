@@ -24,7 +24,8 @@ from bytegolf.artifact.header import header_from_bytes
 from bytegolf.artifact.loading import load
 from bytegolf.compression.compress import compress_model
 from bytegolf.compression.floats import Float8
-from bytegolf.compression.grid import Grid, Quantized
+from bytegolf.compression.grid import AbsMax, Grid, Quantized
+from bytegolf.compression.residual import LowRankCorrection, corrected
 from bytegolf.compression.storage import Storage
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import BytegolfError
@@ -130,6 +131,10 @@ def sound_codings() -> bytes:
         "alike": Binary(5).quantize(torch.from_numpy(rows)),
         "eighths": Float8().quantize(torch.from_numpy(rows)),
         "vector": torch.linspace(0, 1, 200),
+        "turned": Grid(4, rotated=True).quantize(torch.from_numpy(noise)),
+        "thin": corrected(
+            torch.from_numpy(noise), Grid(3, AbsMax()).quantize(torch.from_numpy(noise)), LowRankCorrection(2)
+        ),
     }
     return pack(Contents({}, b"", tensors, dict.fromkeys(tensors, "embedding"), {}))[0]
 

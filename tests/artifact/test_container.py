@@ -17,8 +17,14 @@ from bytegolf.artifact import container, header
 from bytegolf.artifact.container import Contents, pack, read_artifact, unpack, write_artifact
 from bytegolf.compression.floats import Float8
 from bytegolf.compression.grid import Grid, Quantized, StandardDeviations
+from bytegolf.compression.residual import LowRankCorrection, corrected
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import ArtifactError
+
+
+def _corrected(weight: torch.Tensor) -> Quantized:
+    grid = Grid(3, StandardDeviations(3), rotated=True)
+    return corrected(weight, grid.quantize(weight), LowRankCorrection(rank=2))
 
 
 def _contents() -> Contents:
@@ -33,6 +39,7 @@ def _contents() -> Contents:
         "blocks.0.up.weight": Ternary(10).quantize(torch.randn(16, 24, generator=generator)),
         "blocks.0.down.weight": Binary(16).quantize(torch.randn(24, 40, generator=generator)),
         "blocks.0.gate.weight": Float8().quantize(torch.randn(7, 24, generator=generator)),
+        "blocks.0.out.weight": _corrected(torch.randn(20, 24, generator=generator)),
         "blocks.0.gain": torch.randn(6, generator=generator),
         "blocks.0.mix": torch.randn(2, 3, 4, generator=generator),
         "huge": torch.tensor([1e6, -2.0]),
@@ -44,6 +51,7 @@ def _contents() -> Contents:
         "blocks.0.up.weight": "mlp_up",
         "blocks.0.down.weight": "mlp_down",
         "blocks.0.gate.weight": "mlp_gate",
+        "blocks.0.out.weight": "attention_out",
     }
     recipe = {"name": "tiny", "depth": 2, "rate": 0.02, "list": [1, None, True], "text": "Ähm ▁"}
     return Contents(recipe, b"pieces" * 20, tensors, roles, {"steps": 10, "seed": 1})
@@ -86,7 +94,9 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         found = read.tensors[name]
         if isinstance(tensor, Quantized):
             assert isinstance(found, Quantized)
-            assert (found.bits, found.group) == (tensor.bits, tensor.group)
+            assert (found.bits, found.group, found.rotated) == (tensor.bits, tensor.group, tensor.rotated)
+            assert (found.correction is None) == (tensor.correction is None)
+            assert torch.equal(found.dequantize(), tensor.dequantize())
             assert torch.equal(found.ints, tensor.ints)
             assert torch.equal(found.scales, tensor.scales)
         else:
@@ -105,8 +115,9 @@ def test_the_account_adds_up_to_the_file(tmp_path: Path) -> None:
     parts = dict(account.parts)
     assert len(parts) == len(account.parts)
     assert parts["tokenizer"] == len(contents.tokenizer)
-    matrices = {"embedding", "attention_query", "mlp_up", "mlp_down", "mlp_gate"}
-    assert parts.keys() == matrices | {"header", "tokenizer", "scales", "pass-through", "checksum"}
+    matrices = {"embedding", "attention_query", "mlp_up", "mlp_down", "mlp_gate", "attention_out"}
+    others = {"header", "tokenizer", "scales", "corrections", "pass-through", "checksum"}
+    assert parts.keys() == matrices | others
     assert account.challenge_bytes(1234) == size - len(contents.tokenizer) + 1234
 
 
@@ -207,7 +218,9 @@ def _added(row: int, value):
 
 
 _NAMES = list(_contents().tensors)
-_GAIN, _TERNARY, _FLOAT8 = (_NAMES.index(f"blocks.0.{name}") for name in ("gain", "up.weight", "gate.weight"))
+_GAIN, _TERNARY, _FLOAT8, _FACTORS = (
+    _NAMES.index(f"blocks.0.{name}") for name in ("gain", "up.weight", "gate.weight", "out.weight")
+)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +252,23 @@ _GAIN, _TERNARY, _FLOAT8 = (_NAMES.index(f"blocks.0.{name}") for name in ("gain"
         (_cell(_FLOAT8, 2, [8, 24]), "tensor blocks.0.gate.weight"),
         (_added(_GAIN, 3), "describes no artifact"),
         (_added(_TERNARY, 3), "describes no artifact"),
+        (_cell(0, 4, "turned"), "describes no artifact"),
+        (_cell(0, 4, ["ints"]), "describes no artifact"),
+        (_cell(_FACTORS, 6, 25), "describes no artifact"),
+        (_cell(_FACTORS, 6, 5), "tensor blocks.0.out.weight"),
+        (_cell(_FACTORS, 7, [2, 2, 4]), "describes no artifact"),
+        (_cell(_FACTORS, 7, 3), "describes no artifact"),
+        (_cell(_FACTORS, 7, [0, 2, 4, 48]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [17, 2, 4, 48]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [21, 2, 4, 48]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [2, 1, 4, 48]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [2, 2, 8, 48]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [2, 2, 4, 0]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [2, 2, 4, 49]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [2, 2, 4, True]), "describes no artifact"),
+        (_cell(_FACTORS, 7, [3, 2, 4, 48]), "tensor blocks.0.out.weight"),
+        (_cell(_FACTORS, 7, [2, 2, 4, 1]), "tensor blocks.0.out.weight"),
+        (_cell(_FACTORS, 5, [10, 10]), "describes no artifact"),
         (_cell(0, 5, [10, 10]), "streams where"),
         (lambda data: data | {"tokenizer": 10}, "streams where"),
         (lambda data: data | {"tensors": data["tensors"] * 1000}, "at most"),

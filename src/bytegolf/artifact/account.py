@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-HEADER, TOKENIZER, SCALES, PASS_THROUGH, CHECKSUM = (
+HEADER, TOKENIZER, SCALES, CORRECTIONS, PASS_THROUGH, CHECKSUM = (
     "header",
     "tokenizer",
     "scales",
+    "corrections",
     "pass-through",
     "checksum",
 )

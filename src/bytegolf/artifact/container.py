@@ -21,6 +21,12 @@ from torch import Tensor
 
 from bytegolf.artifact import account, coding, compressors
 from bytegolf.artifact.account import Account
+from bytegolf.artifact.corrections import (
+    correction_arrays,
+    decode_correction,
+    encode_correction,
+    factors_of,
+)
 from bytegolf.artifact.header import (
     FLOAT8,
     INTS,
@@ -40,8 +46,8 @@ from bytegolf.model.roles import Role
 
 MAGIC = b"\x89BG\n"
 VERSION = 3
-#: The oldest version that is still read. Version 2 had no rotated matrices; version 1 also had fewer codings,
-#: no groups and no float8.
+#: The oldest version that is still read. Version 2 had no rotated matrices and no corrections; version 1
+#: also had fewer codings, no groups and no float8.
 OLDEST_VERSION = 1
 _PREFIX = len(MAGIC) + 1 + 4 + 4 + 4
 _CHECKSUM = 32
@@ -185,8 +191,10 @@ def _unpack_tensor(entry: Entry, parts: list[bytes]) -> Quantized | Tensor:
             raise ArtifactError("a binary matrix holds zeros")
         scales = coding.decode_scales(parts[1], entry.scales_shape)
         group = entry.group or None
-        ints = torch.from_numpy(ints_RC.copy())
-        return Quantized(ints, torch.from_numpy(scales), entry.bits, group, entry.kind == ROTATED)
+        ints, scale = torch.from_numpy(ints_RC.copy()), torch.from_numpy(scales)
+        factors = entry.correction
+        correction = decode_correction(parts[2:], factors, (rows, columns)) if factors else None
+        return Quantized(ints, scale, entry.bits, group, entry.kind == ROTATED, correction)
     if entry.kind == FLOAT8:
         patterns = coding.decode_float8(parts[0], entry.shape)
         return torch.from_numpy(patterns).view(torch.float8_e4m3fn)
@@ -214,6 +222,9 @@ def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[b
     if not (np.isfinite(scales) & (scales > 0)).all():
         raise ArtifactError(f"tensor {name} has a scale that is not a positive number")
     coded = [coding.encode_ints(ints_RC, limit), coding.encode_scales(np.ascontiguousarray(scales))]
+    if matrix.correction is not None:
+        coded += encode_correction(matrix.correction)
+        entry = replace(entry, correction=factors_of(matrix.correction))
     return replace(entry, lengths=tuple(map(len, coded))), coded
 
 
@@ -238,7 +249,10 @@ def _crc(tensor: Quantized | Tensor, check: int) -> int:
     """`check` gone on over what was range coded: plain floats are not."""
     if isinstance(tensor, Quantized):
         check = zlib.crc32(_int8_array(tensor.ints).tobytes(), check)
-        return zlib.crc32(tensor.scales.detach().cpu().numpy().tobytes(), check)
+        check = zlib.crc32(tensor.scales.detach().cpu().numpy().tobytes(), check)
+        for array in correction_arrays(tensor.correction) if tensor.correction is not None else ():
+            check = zlib.crc32(array.tobytes(), check)
+        return check
     if tensor.dtype == torch.float8_e4m3fn:
         return zlib.crc32(_patterns(tensor).tobytes(), check)
     return check
@@ -258,6 +272,7 @@ def _account(header_bytes: int, header: Header, total: int) -> Account:
     for entry in header.entries:
         floats = account.PASS_THROUGH if entry.role == Role.SCALAR else entry.role
         parts = (entry.role, account.SCALES) if entry.bits else (floats,)
+        parts += (account.CORRECTIONS,) * 3 if entry.correction else ()
         for part, length in zip(parts, entry.lengths, strict=True):
             sizes[part] = sizes.get(part, 0) + length
     result = Account((*sizes.items(), (account.CHECKSUM, _CHECKSUM)))

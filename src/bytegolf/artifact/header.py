@@ -7,10 +7,11 @@ lengths only and no two streams can overlap.
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from bytegolf.compression.grid import MAX_BITS
+from bytegolf.compression.low_rank import MAX_FACTOR_BITS, MAX_RANK, MIN_FACTOR_BITS, groups_of
 from bytegolf.errors import ArtifactError
 
 #: Bounds on what a file may ask for. A file of the 16 MB challenge stays far below all of them.
@@ -34,11 +35,26 @@ FLOAT_BYTES = {FLOAT8: 1, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
+class Factors:
+    """The form of a low-rank correction (see `compression.low_rank`)."""
+
+    rank: int
+    a_bits: int
+    b_bits: int
+    group: int
+
+    def scales(self, columns: int) -> int:
+        """How many scales there are: that of A, and those of B's groups."""
+        return 1 + groups_of(self.rank * columns, self.group)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of the table. `bits` is 0 for floats, whose `lengths` are (floats,).
 
     A matrix of 1 to 8 bits has the lengths (integers, scales) and no float `kind` of its own; `group` columns
-    of a row have one scale, or the whole row if it is 0. Its kind says whether it is `rotated`.
+    of a row have one scale, or the whole row if it is 0. Its kind says whether it is `rotated`. With a
+    `correction` the lengths are (integers, scales, integers of A, integers of B, scales of A and B).
     """
 
     name: str
@@ -48,6 +64,7 @@ class Entry:
     kind: str
     lengths: tuple[int, ...]
     group: int = 0
+    correction: Factors | None = None
 
     @property
     def scales_shape(self) -> tuple[int, ...]:
@@ -59,7 +76,11 @@ class Entry:
     def unpacked_bytes(self) -> int:
         """Memory that the tensor takes once read."""
         count = math.prod(self.shape)
-        return count + 2 * math.prod(self.scales_shape) if self.bits else count * FLOAT_BYTES[self.kind]
+        if not self.bits:
+            return count * FLOAT_BYTES[self.kind]
+        factors = self.correction
+        thin = factors.rank * sum(self.shape) + 2 * factors.scales(self.shape[1]) if factors else 0
+        return count + 2 * math.prod(self.scales_shape) + thin
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +117,8 @@ def header_to_bytes(header: Header) -> bytes:
     """The header as JSON. Raises `ArtifactError` if it is too large or holds what JSON cannot."""
     table = [
         [entry.name, entry.role, list(entry.shape), entry.bits, entry.kind, list(entry.lengths)]
-        + ([entry.group] if entry.group else [])
+        + ([entry.group] if entry.group or entry.correction else [])
+        + ([list(astuple(entry.correction))] if entry.correction else [])
         for entry in header.entries
     ]
     data = {
@@ -170,8 +192,8 @@ def _finite(text: str) -> float:
 
 
 def _entry(row: Any) -> Entry:
-    _expect(isinstance(row, list) and len(row) in (6, 7))
-    name, role, shape, bits, kind, lengths, *groups = row
+    _expect(isinstance(row, list) and 6 <= len(row) <= 8)
+    name, role, shape, bits, kind, lengths, *extra = row
     _expect(isinstance(name, str) and _NAME.fullmatch(name) is not None)
     _expect(isinstance(role, str) and _ROLE.fullmatch(role) is not None)
     _expect(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and isinstance(lengths, list))
@@ -179,17 +201,29 @@ def _entry(row: Any) -> Entry:
     if math.prod(shape) == 0:
         raise ArtifactError(f"tensor {name} has shape {shape} and so no values")
     _expect(type(bits) is int and 0 <= bits <= MAX_BITS)
-    group = 0
+    group, correction = 0, None
     if bits:
-        _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind in (INTS, ROTATED) and len(lengths) == 2)
-        if groups:
-            group = _length(groups[0])
-            _expect(1 <= group <= shape[1])
+        _expect(len(shape) == 2 and shape[1] <= MAX_ROW and kind in (INTS, ROTATED))
+        if extra:
+            group = _length(extra[0])
+            _expect((len(extra) == 2 and group == 0) or 1 <= group <= shape[1])
+        if len(extra) == 2:
+            correction = _factors(extra[1], shape)
+        _expect(len(lengths) == (5 if correction else 2))
     else:
-        _expect(isinstance(kind, str) and kind in FLOAT_BYTES and len(lengths) == 1 and not groups)
+        _expect(isinstance(kind, str) and kind in FLOAT_BYTES and len(lengths) == 1 and not extra)
         # They go through the coder of integers, and so are rows of no other length.
         _expect(kind != FLOAT8 or not shape or shape[-1] <= MAX_ROW)
-    return Entry(name, role, shape, bits, kind, tuple(_length(length) for length in lengths), group)
+    lengths = tuple(_length(length) for length in lengths)
+    return Entry(name, role, shape, bits, kind, lengths, group, correction)
+
+
+def _factors(row: Any, shape: tuple[int, ...]) -> Factors:
+    _expect(isinstance(row, list) and len(row) == 4)
+    rank, a_bits, b_bits, group = (_length(value) for value in row)
+    _expect(1 <= rank <= min(MAX_RANK, *shape) and 1 <= group <= rank * shape[1])
+    _expect(all(MIN_FACTOR_BITS <= bits <= MAX_FACTOR_BITS for bits in (a_bits, b_bits)))
+    return Factors(rank, a_bits, b_bits, group)
 
 
 def _length(value: Any) -> int:

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bytegolf.compression.low_rank import LowRank
 from bytegolf.compression.rotation import rotated
 from bytegolf.errors import DivergedError, RecipeError
 
@@ -135,7 +136,7 @@ class Quantized:
 
     `group` None: scales (R,), one a row. Otherwise scales (R, G), one for each `group` consecutive columns of
     a row, of which the last group may have fewer. With `bits` 1 the integers are -1 and 1, never 0. Where
-    `rotated`, integers times scales stand for W Q (see `compression.rotation`).
+    `rotated`, integers times scales stand for W Q (see `compression.rotation`), and so does a `correction`.
     """
 
     ints: Tensor
@@ -143,6 +144,7 @@ class Quantized:
     bits: int
     group: int | None = None
     rotated: bool = False
+    correction: LowRank | None = None
 
     @property
     def limit(self) -> int:
@@ -150,10 +152,15 @@ class Quantized:
         return limit_of(self.bits)
 
     def dequantize(self) -> Tensor:
-        """The matrix (R, C) in float32, rotated back where it is stored rotated."""
+        """The matrix (R, C) in float32."""
+        values_RC = self.on_axes()
+        return rotated(values_RC) if self.rotated else values_RC
+
+    def on_axes(self) -> Tensor:
+        """The same along the axes on which it was rounded: W Q where `rotated`."""
         scales = self.scales.to(torch.float32)
         grid_RC = self.ints.to(torch.float32) * expand_groups(scales, self.ints.shape[1], self.group)
-        return rotated(grid_RC) if self.rotated else grid_RC
+        return grid_RC if self.correction is None else grid_RC + self.correction.product()
 
 
 def limit_of(bits: int) -> int:
@@ -212,7 +219,7 @@ class Grid:
         return grid_RC + (weight_RC - detached_RC)
 
     def steps(self, weight_RC: Tensor) -> Tensor:
-        """The distance (R, 1) between neighbouring values of each row's grid, float32; of W Q if `rotated`."""
+        """The distance (R, 1) between neighbouring values of a row's grid, float32; of W Q if `rotated`."""
         return self.clip.scale(self._turned(weight_RC.detach().to(torch.float32)), self.limit)[:, None]
 
     def describe(self) -> str:

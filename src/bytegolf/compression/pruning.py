@@ -99,6 +99,9 @@ def _zeroing_cost(weight_RC: Tensor, matrix: Quantized) -> Tensor:
     columns = matrix.ints.shape[1]
     step_RC = expand_groups(matrix.scales.to(torch.float32), columns, matrix.group)
     weight_RC = weight_RC.detach().to(matrix.ints.device, torch.float32)
-    magnitude_RC = (rotated(weight_RC) if matrix.rotated else weight_RC).abs()
-    cost_RC = (2.0 * magnitude_RC - step_RC) * step_RC
+    aim_RC = rotated(weight_RC) if matrix.rotated else weight_RC
+    if matrix.correction is not None:
+        aim_RC = aim_RC - matrix.correction.product()
+    # |w| where integers are the nearest; other rounding may have left a weight on the far side of zero.
+    cost_RC = (2.0 * matrix.ints * aim_RC - step_RC) * step_RC
     return cost_RC.masked_fill(matrix.ints.abs() != 1, torch.inf)
