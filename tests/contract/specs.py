@@ -10,6 +10,8 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramSum, BigramXor
 from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
 from bytegolf.model.gates import FullGate, OutGate, SparseGate
+from bytegolf.model.injection import Parcae
+from bytegolf.model.lanes import Lanes
 from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import Mlp, SquaredMlp, SwiGlu, XieluMlp, published_xielu
 from bytegolf.model.rotary import NtkAware, Yarn
@@ -125,7 +127,18 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
         "gated skips": {"skips": "gated"},
         "no skips": {"skips": False},
     },
-    "order": {"once": {}, "middle thrice": {"loop": Loop(1, 1, 3)}, "two twice": {"loop": Loop(0, 1, 2)}},
+    "order": {
+        "once": {},
+        "middle thrice": {"loop": Loop(1, 1, 3)},
+        "two twice": {"loop": Loop(0, 1, 2)},
+        "injected, more in scoring": {"loop": Loop(0, 1, 2, 0.3, Parcae(truncate=1), extra_passes=1)},
+    },
+    "joining": {
+        "in turn": {},
+        "parallel": {},
+        "two lanes": {"lanes": Lanes(2)},
+        "two lanes from mixes": {"lanes": Lanes(2, mlp_reads="mix", output="mlp")},
+    },
     "norms": {"plain norms": {}, "scaled norms": {"scaled_norms": True, "residual_mix": "phase"}},
     "cap": {
         "cap": {"soft_cap": 6.0},
@@ -147,7 +160,7 @@ def _changes(axes: Mapping[str, Mapping[str, dict[str, Any]]], row: dict[str, st
 
 def _network(row: dict[str, str]) -> Model:
     mixer = Attention(**_changes(ATTENTION, row))
-    block = Block(mixer, MLPS[row["mlp"]])
+    block = Block(mixer, MLPS[row["mlp"]], parallel=row["joining"] == "parallel")
     return Model(
         width=WIDTH,
         layers=(block, PLAIN, block),

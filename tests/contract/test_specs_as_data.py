@@ -185,6 +185,10 @@ def expected_counts(spec: Model) -> dict[Role, int]:
     if spec.loop is not None:
         places += (spec.loop.passes - 1) * (spec.loop.last - spec.loop.first + 1)
     counts[Role.SCALAR] = WIDTH * (places // 2) * {False: 0, True: 1, "gated": 2}[spec.skips]
+    if spec.loop is not None and spec.loop.injection is not None:
+        counts[Role.SCALAR] += 3 * WIDTH
+    # Of the last layer, two factors of the lanes and four of what is written to them.
+    counts[Role.SCALAR] += 6 * (spec.lanes is not None)
     counts[Role.SCALAR] += spec.vocabulary * spec.embedding.bias
     if spec.bigram is not None:
         counts[Role.BIGRAM] = spec.bigram.buckets * spec.bigram.width
