@@ -3,7 +3,8 @@
 Shapes: B rows, T tokens, N inputs, C channels of an input.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,24 +28,31 @@ def gather_hessians(
     table counts as the head: its inputs are what the head multiplies with it. Tables that are only looked up
     are multiplied with nothing and have none.
 
-    `batches`: (ids, targets, starts), each (B, T), on the model's device; targets are not looked at. The
-    result is there too. A matrix that the text never reached is left out.
+    `batches`: (ids, targets, starts), each (B, T), ids on the model's device, where the result is too, starts
+    best on the CPU (see `Stream.of`); targets are not looked at. The model may be writing them itself while
+    they are asked for. A matrix that no text reached is left out.
     """
     gram = _Gram()
     linears = {f"{path}.weight": m for path, m in model.named_modules() if isinstance(m, Linear)}
     moments = {name: _Moment(gram) for name in linears}
     head = moments["embedding.weight"] = _Moment(gram)
+    for ids_BT, _, starts_BT in batches:
+        # Only now, since making a batch may take passes of the model that are not meant.
+        with model.as_written(), _observed(linears, moments):
+            hidden_BTD = model.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
+            head.add(model.embedding.head_input(hidden_BTD))
+    return {name: moment.mean() for name, moment in moments.items() if moment.count}
+
+
+@contextmanager
+def _observed(linears: Mapping[str, Linear], moments: Mapping[str, "_Moment"]) -> Iterator[None]:
     try:
         for name, linear in linears.items():
             linear.observer = moments[name].add
-        with model.as_written():
-            for ids_BT, _, starts_BT in batches:
-                hidden_BTD = model.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
-                head.add(model.embedding.head_input(hidden_BTD))
+        yield
     finally:
         for linear in linears.values():
             linear.observer = None
-    return {name: moment.mean() for name, moment in moments.items() if moment.count}
 
 
 class _Gram:

@@ -41,7 +41,7 @@ class Linear(Weight):
     """y = x Wᵀ without bias; W is (out, in), kept in the parameter's own precision and cast to x's for use.
 
     W starts uniform in ±1/sqrt(in). `observer`, where set, is shown every x, before the product; statistics
-    for quantization are gathered by it. Never set while compiled code runs.
+    for quantization are gathered by it. Never while compiled code runs.
     """
 
     def __init__(self, inputs: int, outputs: int, role: Role) -> None:

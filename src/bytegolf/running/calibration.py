@@ -1,0 +1,40 @@
+"""The text that a finished network is looked at with before its weights are rounded."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from bytegolf.compression.gptq import Gptq
+from bytegolf.model.spec import LanguageModel
+from bytegolf.recipe import Recipe
+from bytegolf.serving.sampling import sampled_batches
+from bytegolf.tokens.batches import PackedBatches
+from bytegolf.tokens.shards import Prepared
+
+
+def calibration_batches(
+    model: LanguageModel, recipe: Recipe, prepared: Prepared, spec: Gptq
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(ids, targets, starts) for `gather_hessians`, on the model's device, packed as in training.
+
+    The same for a recipe on any number of ranks: the one that exports gathers all of them, so that nothing
+    is left to be summed.
+    """
+    training = recipe.training
+    if spec.calibration == "generated":
+        yield from sampled_batches(
+            model,
+            prepared.tokenizer,
+            batches=spec.batches,
+            rows=spec.rows,
+            length=training.length,
+            seed=training.seed,
+        )
+        return
+    batches = PackedBatches(
+        prepared.training, prepared.tokenizer, rows=spec.rows, length=training.length, seed=training.seed
+    )
+    for step in range(spec.batches):
+        batch = batches.batch(step)
+        # Borders of documents are looked for on the CPU (see `Stream.of`).
+        yield batch.ids_BT.to(model.device), batch.targets_BT.to(model.device), batch.starts_BT
