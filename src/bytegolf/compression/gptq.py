@@ -23,8 +23,8 @@ from bytegolf.compression.grid import Grid, Quantized, finite
 from bytegolf.compression.rotation import rotated
 from bytegolf.errors import DivergedError, RecipeError
 
-#: How often the damping is raised tenfold before a Hessian is given up: it is then no Hessian at all.
-_RETRIES = 6
+#: Damping beyond which a Hessian is given up: what still has a negative eigenvalue is no Hessian at all.
+_MOST_DAMPING = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +140,17 @@ def _error_shares(hessian_NCC: Tensor, damping: float) -> Tensor:
     mean_N = hessian_NCC.diagonal(dim1=1, dim2=2).mean(dim=1)
     damping_N = torch.full_like(mean_N, damping)
     identity_CC = torch.eye(hessian_NCC.shape[1], dtype=hessian_NCC.dtype, device=hessian_NCC.device)
-    for _ in range(_RETRIES):
+    while True:
         damped_NCC = hessian_NCC + (damping_N * mean_N)[:, None, None] * identity_CC
         lower_NCC, failed_N = torch.linalg.cholesky_ex(damped_NCC.flip(1, 2))
         if not bool(failed_N.any()):
             upper_NCC = torch.linalg.solve_triangular(lower_NCC, identity_CC, upper=False).flip(1, 2)
             return upper_NCC / upper_NCC.diagonal(dim1=1, dim2=2)[:, :, None]
         damping_N = torch.where(failed_N > 0, damping_N * 10.0, damping_N)
-    raise DivergedError("a matrix of mean products of inputs is not positive; gather it on other text")
+        if float(damping_N.max()) > _MOST_DAMPING:
+            raise DivergedError(
+                "a matrix of mean products of inputs is not positive; gather it on other text"
+            )
 
 
 def _round_in_turn(
