@@ -162,9 +162,9 @@ class XieluMlpLayer(Component):
 
 def xielu(h: Tensor, coefficients_4: Tensor) -> Tensor:
     """h (a h + b), elementwise, with the first two coefficients where h > 0 and the last two elsewhere."""
-    # Single numbers, which do not widen 16-bit types and are not rounded to them.
+    # As second factors single numbers neither widen 16-bit types nor, as first ones on a CPU, are rounded.
     square_above, slope_above, square_below, slope_below = coefficients_4.unbind()
-    above, below = h * (square_above * h + slope_above), h * (square_below * h + slope_below)
+    above, below = h * (h * square_above + slope_above), h * (h * square_below + slope_below)
     return torch.where(h > 0, above, below)
 
 
