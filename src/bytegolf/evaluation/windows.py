@@ -131,6 +131,32 @@ class DocumentChunks:
                 yield Window(max(first, end - self.length), min(end, last), scored)
 
 
+@dataclass(frozen=True)
+class DocumentBlocks:
+    """Each document on its own, `chunk` targets a window; windows of a block begin at the same place.
+
+    A block reads on from its first token until `length` tokens are full; the next begins half of `length`
+    further on, or as much less as its first chunk needs. So what a window has read can be kept for the next.
+    """
+
+    length: int
+    chunk: int
+
+    @property
+    def name(self) -> str:
+        return f"per document, chunks of {self.chunk} in blocks of {self.length}"
+
+    def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
+        """Windows that begin with their document, document after document."""
+        # A block begins no later than the chunk that did not fit into the one before.
+        stride = max(1, min(self.length // 2, self.length - self.chunk + 1))
+        for first, last in _documents(starts, targets):
+            for scored in range(first, last, self.chunk):
+                beyond = scored + self.chunk - first - self.length
+                begins = first + max(0, -(-beyond // stride)) * stride
+                yield Window(begins, min(scored + self.chunk, last), scored)
+
+
 def _documents(starts: np.ndarray, targets: int) -> Iterator[tuple[int, int]]:
     borders = sorted({0, *(int(start) for start in starts if start < targets), targets})
     return itertools.pairwise(borders)

@@ -1,33 +1,33 @@
-"""Adapters that learn from one document while it is scored, and are forgotten at its end.
-
-Shapes: B documents side by side, L tokens of a window, C targets that count.
-"""
+"""Adapters that learn from one document while it is scored, and are forgotten at its end."""
 
 import copy
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Literal
 
 from bytegolf.errors import RecipeError
-from bytegolf.evaluation.adaptation.low_rank import attach
+from bytegolf.evaluation.adaptation.documents import (
+    Document,
+    by_document,
+    longest_first,
+    side_by_side,
+)
+from bytegolf.evaluation.adaptation.learner import LoraLearner
+from bytegolf.evaluation.adaptation.low_rank import adapted
+from bytegolf.evaluation.adaptation.phases import Phases
 from bytegolf.evaluation.adaptation.repeatable import repeatable_gradients
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows
-from bytegolf.evaluation.windows import DocumentChunks, Plan, Window
+from bytegolf.evaluation.passes import Watch, score_windows
+from bytegolf.evaluation.windows import DocumentBlocks, DocumentChunks, Plan, Window
 from bytegolf.model.roles import MATRIX_ROLES, Role
 from bytegolf.model.spec import LanguageModel
 
 #: Tokens of a pass that keeps what its gradient needs, and documents in it.
 _TOKENS_PER_PASS = {"cuda": 65_536, "cpu": 4_096}
 _MOST_ROWS = 256
+#: Numbers that the adapters of a batch learn; with gradient and moments four times as many are in memory.
+_MOST_ENTRIES = {"cuda": 1_000_000_000, "cpu": 100_000_000}
 _SEED = 0
-
-#: The windows of one document, first to last.
-Document = Sequence[Window]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ class DocumentLora:
     After each chunk but the last, one step of Adam on the chunk's mean loss, by the gradient of the very pass
     that gave the scores. targets: roles of the matrices that have an adapter of `rank`; `head` is the output,
     tied or not. Documents of one chunk or less are only scored.
+
+    alpha: adapters are scaled by alpha / rank; None for no scale (#1767). epsilon, weight_decay: AdamW's
+    (#1530). steps: of gradient for a chunk; those after the first read it again, and score nothing. per_pass:
+    a layer that loops has adapters for each of its passes. context: "reread", every chunk reads its window
+    anew with the adapters of now, as published; "kept", what was read stays as it was and gradients reach
+    back no further than the chunk, which costs a fraction. warm_start: after so many documents, longest
+    first, A starts from the mean of what it became in them (B from zero); None always from the same. phases:
+    all weights learn from whole documents as well.
     """
 
     rank: int = 8
@@ -47,9 +55,17 @@ class DocumentLora:
     learning_rate: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.95
+    alpha: float | None = None
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    steps: int = 1
+    per_pass: bool = False
+    context: Literal["reread", "kept"] = "reread"
+    warm_start: int | None = None
+    phases: Phases | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rank", "chunk"):
+        for name in ("rank", "chunk", "steps"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}={getattr(self, name)}; give a positive number")
         if self.length < self.chunk:
@@ -61,6 +77,15 @@ class DocumentLora:
                 f"learning_rate={self.learning_rate}, beta1={self.beta1}, beta2={self.beta2}: "
                 "the first must be positive, 0 ≤ beta < 1"
             )
+        if self.epsilon <= 0 or not 0 <= self.weight_decay * self.learning_rate < 1:
+            raise RecipeError(
+                f"epsilon={self.epsilon}, weight_decay={self.weight_decay}: the first must be positive, the "
+                "second from 0 to below 1 / learning_rate"
+            )
+        if self.alpha is not None and self.alpha <= 0:
+            raise RecipeError(f"alpha={self.alpha}; give a positive number, or None for no scale")
+        if self.warm_start is not None and self.warm_start < 1:
+            raise RecipeError(f"warm_start={self.warm_start}; give a number of documents, or None")
         allowed = [role for role in Role if role in MATRIX_ROLES or role == Role.HEAD]
         if not self.targets or not set(self.targets) <= set(allowed):
             raise RecipeError(
@@ -69,7 +94,8 @@ class DocumentLora:
 
     def plan(self, headline: Plan) -> Plan:
         """Windows of its own: there must be something to learn from between any two of a document."""
-        return DocumentChunks(self.length, self.chunk)
+        kind = DocumentChunks if self.context == "reread" else DocumentBlocks
+        return kind(self.length, self.chunk)
 
     def score(
         self,
@@ -79,110 +105,52 @@ class DocumentLora:
         tokens_per_pass: int | None,
         watch: Watch,
     ) -> None:
-        """Scores these windows, each within a document, into the session, learning within each document."""
-        documents = _by_document(session, windows)
+        """Scores these windows, each within a document, into the session, learning on the way."""
+        documents = by_document(session, windows)
+        sections = [documents] if self.phases is None else self.phases.sections(documents)
+        if len(sections) > 1 or any(len(document) > 1 for document in documents):
+            model = copy.deepcopy(model).requires_grad_(False)
+        done: list[Document] = []
+        for section in sections:
+            if done and self.phases is not None:
+                self.phases.learn(model, session, done)
+            self._score_section(model, session, section, tokens_per_pass, watch)
+            done += section
+
+    def _score_section(
+        self,
+        model: LanguageModel,
+        session: Session,
+        documents: Sequence[Document],
+        tokens_per_pass: int | None,
+        watch: Watch,
+    ) -> None:
+        """Documents between two phases: each learns by itself, but for what a warm start hands on."""
         # Nothing is learned in a document of one window, so all of them may share the model without adapters.
         short = [document[0] for document in documents if len(document) == 1]
         score_windows(model, session, iter(short), tokens_per_pass, watch)
-        learner = LoraLearner(self, model)
+        longer = longest_first([document for document in documents if len(document) > 1])
+        if not longer:
+            return
+        device = model.device.type
         if tokens_per_pass is None:
-            tokens_per_pass = _TOKENS_PER_PASS.get(model.device.type, 4_096)
-        longer = [document for document in documents if len(document) > 1]
-        with repeatable_gradients(model.device):
-            for batch in _batches(longer, tokens_per_pass):
-                learner.score(session, batch, watch)
+            tokens_per_pass = _TOKENS_PER_PASS.get(device, 4_096)
+        scale = 1.0 if self.alpha is None else self.alpha / self.rank
+        generation = self.warm_start or len(longer)
+        adapters = adapted(model, self.targets, self.rank, _SEED, scale=scale, per_pass=self.per_pass)
+        with repeatable_gradients(model.device), adapters as learned:
+            learner = LoraLearner(self, model, learned)
+            most_entries = _MOST_ENTRIES.get(device, 100_000_000)
+            most = max(1, min(_MOST_ROWS, most_entries // sum(adapter.entries for adapter in learned)))
+            for first in range(0, len(longer), generation):
+                batches = side_by_side(
+                    longer[first : first + generation], self._tokens_read, tokens_per_pass, most
+                )
+                for batch in batches:
+                    learner.score(session, batch, watch)
+                if self.warm_start is not None:
+                    learner.hand_on()
 
-
-class LoraLearner:
-    """See `DocumentLora`."""
-
-    def __init__(self, spec: DocumentLora, model: LanguageModel) -> None:
-        self._spec = spec
-        self._model = copy.deepcopy(model).requires_grad_(False)
-        self._adapters = attach(self._model, spec.targets, spec.rank, _SEED)
-
-    def score(self, session: Session, documents: Sequence[Document], watch: Watch) -> None:
-        """Scores documents side by side, window by window; those of most windows come first."""
-        spec, model = self._spec, self._model
-        dtype = next(model.parameters()).dtype
-        weights = [
-            factor
-            for adapter in self._adapters
-            for factor in adapter.restart(len(documents), model.device, dtype)
-        ]
-        optimizer = torch.optim.Adam(weights, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2))
-        done = session.scored
-        for number in range(len(documents[0])):
-            windows = [document[number] for document in documents if len(document) > number]
-            learning = sum(len(document) > number + 1 for document in documents)
-            for adapter in self._adapters:
-                adapter.rows = len(windows)
-            with torch.set_grad_enabled(learning > 0):
-                loss, count = self._score_windows(session, windows, learning)
-            if learning:
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            done += count
-            watch(done, session.targets)
-
-    def _score_windows(
-        self, session: Session, windows: Sequence[Window], learning: int
-    ) -> tuple[Tensor, int]:
-        """Writes the scores down; what the first `learning` documents learn from, and how many scores."""
-        device = self._model.device
-        first_B, scored_B, stop_B = np.array([(w.start, w.scored, w.stop) for w in windows]).T
-        count = int((stop_B - scored_B).max())
-        length = int((scored_B - first_B).max()) + count
-        places_BC = (scored_B - first_B)[:, None] + np.arange(count)
-        index_BC = scored_B[:, None] + np.arange(count)
-        counts_BC = index_BC < stop_B[:, None]
-        # What lies behind a window is read too; the model being causal, it changes no score.
-        index_BL = np.minimum(first_B[:, None] + np.arange(length), session.targets - 1)
-        ids_BL, is_start_BL = session.inputs(index_BL)
-        wanted_BC = session.wanted(np.minimum(index_BC, session.targets - 1))
-        flat_BC = np.arange(len(windows))[:, None] * length + places_BC
-        inputs, wanted, places = (
-            on_device(part, device) for part in (ids_BL, wanted_BC.reshape(-1), flat_BC.reshape(-1))
-        )
-        nats_M = self._model.losses_at(inputs, wanted, on_host(is_start_BL, device), places)
-        nats_BC = nats_M.detach().double().cpu().numpy().reshape(counts_BC.shape)
-        session.record(index_BC[counts_BC], nats_BC[counts_BC])
-        for window in windows[:learning]:
-            # Their part in the pass that was scored is learned from; the session says whether it may be.
-            session.release(window.scored, window.stop)
-        weights_BC = counts_BC / counts_BC.sum(axis=1, keepdims=True)
-        weights_BC[learning:] = 0.0
-        return nats_M @ on_device(weights_BC.reshape(-1), device).to(nats_M.dtype), int(counts_BC.sum())
-
-
-def _by_document(session: Session, windows: Iterator[Window]) -> list[list[Window]]:
-    starts = session.starts
-    documents = []
-    for number, group in itertools.groupby(
-        windows, key=lambda window: int(np.searchsorted(starts, window.scored, side="right")) - 1
-    ):
-        documents.append(list(group))
-        assert all(window.start >= starts[number] for window in documents[-1]), "a window of two documents"
-    return documents
-
-
-def _batches(documents: Sequence[Document], tokens_per_pass: int) -> Iterator[list[Document]]:
-    """Documents of like length together, those of most targets first; equal ones in the order of the text.
-
-    The order is fixed by lengths alone. A batch's rows times its longest window stay within the bound.
-    """
-    ordered = sorted(
-        documents, key=lambda document: (document[0].scored - document[-1].stop, document[0].scored)
-    )
-    batch: list[Document] = []
-    longest = 0
-    for document in ordered:
-        if batch and (longest * (len(batch) + 1) > tokens_per_pass or len(batch) == _MOST_ROWS):
-            yield batch
-            batch = []
-        if not batch:
-            longest = max(window.stop - window.start for window in document)
-        batch.append(document)
-    if batch:
-        yield batch
+    def _tokens_read(self, window: Window) -> int:
+        """Tokens of a pass that keeps what its gradient needs."""
+        return window.stop - (window.start if self.context == "reread" else window.scored)
