@@ -15,13 +15,22 @@ from bytegolf.model.roles import MATRIX_ROLES, parameter_roles
 from bytegolf.training.loop import Progress, Trainer
 from bytegolf.training.muon import Muon, MuonOptimizer
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.schedule import Taper
 from bytegolf.training.sharded_muon import ShardedMuonOptimizer
 from bytegolf.training.spec import Training
 
 
 def spec(*, sharded: bool, **values: Any) -> Training:
     """Two passes a rank, whose gradients add up."""
-    matrices = Muon(0.02, momentum_steps=6, weight_decay=0.1, equalize_rows=True, sharded=sharded)
+    matrices = Muon(
+        0.02,
+        momentum_steps=6,
+        weight_decay=0.1,
+        equalize_rows=True,
+        sharded=sharded,
+        gram_above=1.5,
+        decay_taper=Taper(start=0.3),
+    )
     optimizers = dataclasses.replace(TRAINING.optimizers, matrices=matrices)
     return changed(rows=4, forward_rows=1, optimizers=optimizers, **values)
 
