@@ -116,6 +116,17 @@ def test_documents_do_not_reach_one_another() -> None:
         assert torch.allclose(hessian, apart[name], rtol=1e-5, atol=1e-7), name
 
 
+def test_loops_run_as_in_scoring_wherever_training_is() -> None:
+    loop = Loop(1, 1, 2, start=0.5, extra_passes=1)
+    model = built(dataclasses.replace(NETWORK, loop=loop))
+    expected = gather_hessians(model, [batch(1)])
+    for passes in (1, 2):
+        model.stack.run_passes(passes)
+        found = gather_hessians(model, [batch(1)])
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert model.stack.passes == passes
+
+
 def test_passes_that_make_a_batch_do_not_count() -> None:
     model = built(NETWORK, torch.float32)
 

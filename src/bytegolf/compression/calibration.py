@@ -24,9 +24,9 @@ def gather_hessians(
     """The mean of x xᵀ over the inputs x of each weight matrix, (C, C) float32, by the parameter's name.
 
     Half the Hessian of ‖W x - W' x‖² in a row of W', averaged over the inputs. They are gathered in the one
-    forward pass, so behind gates, within the borders of documents, and in all passes of a loop. The tied
-    table counts as the head: its inputs are what the head multiplies with it. Tables that are only looked up
-    are multiplied with nothing and have none.
+    forward pass, so behind gates, within the borders of documents, and in all passes of a loop, as many as
+    scoring takes. The tied table counts as the head: its inputs are what the head multiplies with it. Tables
+    that are only looked up are multiplied with nothing and have none.
 
     `batches`: (ids, targets, starts), each (B, T), ids on the model's device, where the result is too, starts
     best on the CPU (see `Stream.of`); targets are not looked at. The model may be writing them itself while
@@ -38,10 +38,21 @@ def gather_hessians(
     head = moments["embedding.weight"] = _Moment(gram)
     for ids_BT, _, starts_BT in batches:
         # Only now, since making a batch may take passes of the model that are not meant.
-        with model.as_written(), _observed(linears, moments):
+        with as_scored(model), _observed(linears, moments):
             hidden_BTD = model.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
             head.add(model.embedding.head_input(hidden_BTD))
     return {name: moment.mean() for name, moment in moments.items() if moment.count}
+
+
+@contextmanager
+def as_scored(model: LanguageModel) -> Iterator[None]:
+    """Within, parts run as they are written, and loops as often as in scoring.
+
+    A network in training may still have its loops ahead of it, or leave out passes that only scoring takes.
+    """
+    passes = 1 if model.spec.loop is None else model.spec.loop.scored_passes
+    with model.as_written(), model.stack.running(passes):
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bytegolf.compression.calibration import as_scored
 from bytegolf.model.decoding import Reader
 from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.tokenizer import Tokenizer
@@ -28,12 +29,14 @@ def sampled_batches(
     Every row begins a document, and another one wherever the model ends it; none stops before the row's end.
     As long rows as in training and a temperature of 0.8 were used by the 16 MB challenge (its PR 1019).
     """
-    reader = Reader(model, rows, length)
+    # A new one may record a graph, which must be of the passes that are meant.
+    with as_scored(model):
+        reader = Reader(model, rows, length)
     allowed_V = torch.tensor([bool(piece) for piece in tokenizer.token_bytes])
     allowed_V[tokenizer.bos] = True
     generator = torch.Generator().manual_seed(seed)
     for _ in range(batches):
-        with model.as_written():
+        with as_scored(model):
             written_BT = _write(reader, rows, length, tokenizer.bos, allowed_V, temperature, generator)
         ids_BT, targets_BT = written_BT[:, :-1].to(model.device), written_BT[:, 1:].to(model.device)
         yield ids_BT, targets_BT, written_BT[:, :-1] == tokenizer.bos
