@@ -81,9 +81,9 @@ def store(documents: int = 30) -> TokenStore:
     return TokenStore([stream], bos=TOKENIZER.bos, text_bytes=len(stream) - documents)
 
 
-def network(dtype: torch.dtype = torch.float64, seed: int = 0) -> LanguageModel:
+def network(dtype: torch.dtype = torch.float64, seed: int = 0, *, layout: Model = NETWORK) -> LanguageModel:
     torch.manual_seed(seed)
-    model = NETWORK.build()
+    model = layout.build()
     model.compute_dtype = dtype
     return model.double() if dtype == torch.float64 else model
 
@@ -97,10 +97,11 @@ def trainer(
     stages: Callable[[LanguageModel], Sequence[Stage]] = lambda model: (),
     clock: Callable[[], float] | None = None,
     validate: Callable[[], tuple[float, float]] | None = None,
+    layout: Model = NETWORK,
 ) -> Trainer:
     """A trainer; with a folder it saves checkpoints and metrics there."""
     ranks = ranks or Ranks()
-    model = network(dtype)
+    model = network(dtype, layout=layout)
     batches = PackedBatches(
         store(),
         TOKENIZER,
