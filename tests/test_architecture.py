@@ -23,7 +23,7 @@ ORDER = (
     "compression",
     "artifact",
 )
-ORDER += ("evaluation", "serving", "report", "recipe", "recipes", "running", "runner")
+ORDER += ("evaluation", "serving", "report", "recipe", "recipes", "running", "runner", "submission")
 ORDER += ("doctor", "show", "cli", "__main__")
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60

@@ -34,6 +34,6 @@ class Account:
     def challenge_bytes(self, source_bytes: int) -> int:
         """The size as the 16 MB challenge counts it: the file without its tokenizer, and the source code.
 
-        `source_bytes` is the compressed source needed to evaluate (see `artifact.source`).
+        `source_bytes` is the script that ships with it (see `artifact.source`).
         """
         return self.total_bytes - self.tokenizer_bytes + source_bytes

@@ -1,33 +1,67 @@
-"""Compressed size of the source that evaluation needs; the 16 MB challenge counts it with the weights.
+"""The one script that a submission to the 16 MB challenge ships, whose bytes count with the weights.
 
 From the root modules, imports within the package are followed wherever they stand in a file, but for those
 in functions of an `__init__`, which offer more than they need, and those for type checkers alone. Docstrings
-and comments are taken out, since they change nothing that runs.
+and comments are taken out, since they change nothing that runs. What remains is packed into a launcher, which
+unpacks and runs it: the script is no estimate of what ships, it is what ships.
 """
 
 import ast
+import base64
+import bz2
+import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import brotli
-
-#: Loading an artifact and scoring a text with it, adaptation included.
-EVALUATION_ROOTS = ("bytegolf.artifact.loading", "bytegolf.evaluation.bits")
+#: What unpacks, evaluates and trains; its imports are all that a submission needs.
+SUBMISSION = "bytegolf.submission.launcher"
+#: The part of it that loads an artifact and scores a text, adaptation included.
+EVALUATION = "bytegolf.submission.evaluation"
 
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
 _FOLDER = Path(__file__).parents[1]
+#: Files that are no modules but are read by them.
+_DATA = ("*.css",)
+_PLACE = "SOURCES = ''\n"
+_TITLE = """\
+# A language model's code in one file: `python train_gpt.py --help` says what it does, and
+# `python train_gpt.py --unpack FOLDER` writes the Python modules it is made of, packed below.
+"""
 
 
-def source_bytes(roots: tuple[str, ...] = EVALUATION_ROOTS) -> int:
-    """Size in bytes of `compressed_source(roots)`."""
-    return len(compressed_source(roots))
+def source_bytes(roots: tuple[str, ...] = (SUBMISSION,)) -> int:
+    """Size in bytes of `script(roots)`, which is the code that the 16 MB challenge counts."""
+    return len(script(roots))
 
 
-def compressed_source(roots: tuple[str, ...] = EVALUATION_ROOTS) -> bytes:
-    """brotli 11 of all modules in the import closure of `roots`, each after a line with its name."""
-    modules = import_closure(roots)
-    text = "".join(f"# {name}\n{stripped(_file(name).read_text('utf-8'))}\n" for name in modules)
-    return brotli.compress(text.encode(), quality=11, lgwin=24)
+@functools.cache
+def script(roots: tuple[str, ...] = (SUBMISSION,)) -> bytes:
+    """`train_gpt.py`: the launcher with the modules that `roots` need, in ASCII.
+
+    The modules are JSON of path and text under bzip2 and base 85; the same package gives the same bytes, also
+    from what the script itself unpacks.
+    """
+    data = json.dumps(files(roots), ensure_ascii=False).encode()
+    # Of the standard library's compressors, this one makes the least of program text.
+    packed = base64.b85encode(bz2.compress(data)).decode()
+    launcher = stripped(_file(SUBMISSION).read_text("utf-8")) + "\n"
+    assert launcher.count(_PLACE) == 1
+    text = _TITLE + launcher.replace(_PLACE, f"SOURCES = '{packed}'\n")
+    return text.encode("ascii")
+
+
+def files(roots: tuple[str, ...] = (SUBMISSION,)) -> dict[str, str]:
+    """What `script(roots)` unpacks: the text of each file, by its path."""
+    names = import_closure(roots)
+    found = {_path(_file(name)): stripped(_file(name).read_text("utf-8")) for name in names}
+    folders = {_file(name).parent for name in names}
+    data = sorted(path for folder in folders for pattern in _DATA for path in folder.glob(pattern))
+    return found | {_path(path): path.read_text("utf-8") for path in data}
+
+
+def _path(file: Path) -> str:
+    return file.relative_to(_FOLDER.parent).as_posix()
 
 
 def import_closure(roots: tuple[str, ...]) -> list[str]:

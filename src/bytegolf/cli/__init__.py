@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     from bytegolf import __version__
     from bytegolf.cli.help_pages import print_command, print_commands
-    from bytegolf.cli.options import COMMANDS
+    from bytegolf.cli.options import COMMANDS, command_of
 
     if not words or words[0] in ("--help", "-h", "help"):
         print_commands()
@@ -41,9 +41,10 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"bytegolf {__version__}")
         return 0
-    name, rest = words[0], words[1:]
+    name, rest = command_of(words)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = [known for known in COMMANDS if known.startswith(f"{name} ")]
+        near = near or difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         return fail(f"command {name!r} is unknown; {hint}")
     if rest and rest[0] in ("--help", "-h"):

@@ -80,5 +80,7 @@ def read_command(
     for field, value in zip(fields, free, strict=False):
         draft.assign_plain(field, value)
     if fields and fields[0] not in draft.given():
-        raise RecipeError(f"{name} needs {usage(name).split()[2]}; write {usage(name)}")
+        raise RecipeError(
+            f"{name} needs {usage(name).removeprefix(f'bytegolf {name} ').split()[0]}; write {usage(name)}"
+        )
     return draft.build()

@@ -14,6 +14,7 @@ from rich.console import Console
 from bytegolf.artifact.container import read_artifact
 from bytegolf.cli.arguments import read_command
 from bytegolf.cli.draft import Draft
+from bytegolf.cli.export import export_challenge
 from bytegolf.cli.failures import INTERRUPTED
 from bytegolf.cli.help_pages import print_recipe
 from bytegolf.cli.options import Compress, Doctor, Evaluate, Generate, Report, Show, Train, usage
@@ -216,6 +217,7 @@ RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "show": show,
     "doctor": doctor,
     "report": report,
+    "export challenge": export_challenge,
 }
 
 

@@ -1,5 +1,6 @@
 """What each command takes beside the settings of a recipe: one dataclass a command."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ _FolderWord = Annotated[Positional[str], arg(metavar="FOLDER")]
 _ArtifactWord = Annotated[Positional[str], arg(metavar="ARTIFACT")]
 _FileWord = Annotated[Positional[str], arg(metavar="FILE")]
 _PromptWord = Annotated[Positional[str], arg(metavar="PROMPT")]
+_RunWord = Annotated[Positional[str], arg(metavar="RUN")]
 _RunWords = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN…")]
 _Runs = Annotated[tuple[str, ...], arg(metavar="RUN…")]
 _Sets = Annotated[tuple[str, ...], arg(metavar="PATH=VALUE,VALUE…")]
@@ -251,6 +253,36 @@ class Compare:
     """Also writes all figures into this file."""
 
 
+@dataclass(frozen=True)
+class ExportChallenge:
+    """Write a finished run as a submission to the 16 MB challenge.
+
+    The folder holds one script with all the code, the artifact, submission.json, README.md and a log. Exit
+    code 1 if code and weights have more than 16,000,000 bytes.
+    """
+
+    run: _RunWord
+    """The folder of the run."""
+    out: str = ""
+    """Where to write (-o FOLDER); RUN/challenge by default."""
+    author: str = ""
+    """Who submits."""
+    github_id: str = ""
+    """The submitter's name on GitHub."""
+    name: str = ""
+    """Title of the submission; the recipe's name by default."""
+    blurb: str = ""
+    """What it does, in a sentence or two."""
+    track: str = "non_record_16mb"
+    """The challenge's track, such as 10min_16mb."""
+    hardware: str = ""
+    """What the run used, such as 8xH100 80GB SXM; by default the GPU or processor it found."""
+    also: _Runs = ()
+    """Runs of the same recipe with other seeds: their scores and logs are added, and val_bpb is the mean."""
+    force: bool = False
+    """Write it even if it has too many bytes."""
+
+
 COMMANDS: dict[str, type] = {
     "train": Train,
     "compress": Compress,
@@ -265,6 +297,7 @@ COMMANDS: dict[str, type] = {
     "recipes": Recipes,
     "doctor": Doctor,
     "report": Report,
+    "export challenge": ExportChallenge,
 }
 #: Fields that are given by their place; the first is needed where the class has no default for it.
 POSITIONALS = {
@@ -281,6 +314,7 @@ POSITIONALS = {
     "recipes": (),
     "doctor": (),
     "report": ("folder",),
+    "export challenge": ("run",),
 }
 _PLACES = {"prompt": "[PROMPT]", "runs": "RUN…"}
 
@@ -289,3 +323,9 @@ def usage(name: str) -> str:
     """bytegolf COMMAND with its positional arguments."""
     words = [_PLACES.get(field, field.upper()) for field in POSITIONALS[name]]
     return " ".join(["bytegolf", name, *words])
+
+
+def command_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The command that a line begins with, which may have two words, and the words after it."""
+    name = " ".join(words[:2])
+    return (name, list(words[2:])) if name in COMMANDS else (words[0], list(words[1:]))

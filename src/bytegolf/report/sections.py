@@ -54,7 +54,7 @@ def _sizes(artifact: Any) -> Html:
         items.append(
             ("Budget", f"{count(budget)} bytes, {count(abs(left))} {'free' if left >= 0 else 'over'}")
         )
-    for name, field in (("Source to evaluate", "source_bytes"), ("Challenge size", "challenge_bytes")):
+    for name, field in (("Source", "source_bytes"), ("Challenge size", "challenge_bytes")):
         value = number(artifact, field)
         if value is not None:
             items.append((name, f"{count(value)} bytes"))

@@ -16,8 +16,7 @@ from bytegolf.errors import BytegolfError
 from bytegolf.evaluation.proof.verdict import Outcome, Verdict
 from bytegolf.files import atomic_write
 from bytegolf.running.environment import describe_environment, source_hash
-from bytegolf.running.outcome import text_digest
-from bytegolf.text.documents import Document
+from bytegolf.text.documents import Document, text_digest
 
 FORMAT = 1
 

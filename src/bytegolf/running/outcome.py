@@ -1,6 +1,5 @@
 """What a run achieved: scores of the artifact as loaded from its file, beside classic compressors."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from bytegolf.running.export import Exported
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import open_artifact
 from bytegolf.serving.generate import text as generate_text
-from bytegolf.text.documents import Document
+from bytegolf.text.documents import Document, text_digest
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.shards import Prepared
 from bytegolf.tokens.tokenizer import Tokenizer
@@ -182,15 +181,6 @@ def _data(prepared: Prepared, documents: Sequence[Document]) -> dict[str, Any]:
     }
 
 
-def text_digest(documents: Sequence[Document]) -> str:
-    """SHA-256 over the SHA-256 of each document's UTF-8 bytes, in order.
-
-    The names of documents play no part: text that was copied to another place is the same text.
-    """
-    each = (hashlib.sha256(document.text.encode()).digest() for document in documents)
-    return hashlib.sha256(b"".join(each)).hexdigest()
-
-
 def _coloured(
     documents: Sequence[Document],
     tokenizer: Tokenizer,
@@ -200,15 +190,17 @@ def _coloured(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Whole held-out documents from the first on, until `limit` bytes; at least one."""
-    pieces = tokenizer.token_bytes
     shown, used = [], 0
     borders = [*starts.tolist(), len(ids) - 1]
     for number, (first, last) in enumerate(itertools.pairwise(borders)):
         if shown and used >= limit:
             break
+        decode = tokenizer.decoder()
         # Target i is token i + 1; the document's last target is its end, which shows nothing.
-        tokens = [[pieces[ids[i + 1]].hex(), float(result.nats_N[i]) / _LN2] for i in range(first, last - 1)]
-        tokens = tokens[: max(200, limit)]
+        shown_stop = min(last - 1, first + max(200, limit))
+        tokens = [
+            [decode(int(ids[i + 1])).hex(), float(result.nats_N[i]) / _LN2] for i in range(first, shown_stop)
+        ]
         shown.append({"id": documents[number].id, "tokens": tokens})
         used += int(result.bytes_N[first:last].sum())
     return shown

@@ -1,0 +1,58 @@
+"""`bytegolf export challenge`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bytegolf.cli.arguments import read_command
+from bytegolf.cli.options import ExportChallenge
+from bytegolf.submission.folder import LIMIT_BYTES, Labels, Sizes, open_run, refuse_existing, write
+
+_TOO_LARGE = 1
+_SHORT = {"-o": "out"}
+
+
+def export_challenge(words: Sequence[str]) -> int:
+    """`bytegolf export challenge RUN …`"""
+    options: ExportChallenge = read_command("export challenge", ExportChallenge, words, short=_SHORT)
+    run = Path(options.run)
+    target = Path(options.out) if options.out else run / "challenge"
+    refuse_existing(target)
+    submission = open_run(run, tuple(map(Path, options.also)))
+    _print_sizes(Console(), submission.sizes)
+    over = submission.sizes.over
+    if over > 0 and not options.force:
+        print(
+            f"bytegolf: {over:,} bytes over the {LIMIT_BYTES:,} of the challenge; lower "
+            f"compression.budget_bytes by as many (bytegolf compress {run}), or write it anyway with --force",
+            file=sys.stderr,
+        )
+        return _TOO_LARGE
+    labels = Labels(
+        author=options.author,
+        github_id=options.github_id,
+        name=options.name,
+        blurb=options.blurb,
+        track=options.track,
+        hardware=options.hardware,
+    )
+    write(submission, labels, target)
+    Console().print(Text(f"{target}  try it: python {target / 'train_gpt.py'}"), soft_wrap=True)
+    return 0
+
+
+def _print_sizes(console: Console, sizes: Sizes) -> None:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("")
+    table.add_column("bytes", justify="right")
+    table.add_row("code (train_gpt.py)", f"{sizes.code:,}")
+    table.add_row("weights (artifact.bg without its tokenizer)", f"{sizes.model:,}")
+    style = "bold red" if sizes.over > 0 else "bold"
+    table.add_row(f"counted, of {LIMIT_BYTES:,} allowed", f"{sizes.total:,}", style=style)
+    table.add_row("artifact.bg on disk", f"{sizes.artifact:,}", style="dim")
+    table.add_row("code that evaluation alone would need", f"{sizes.evaluation:,}", style="dim")
+    console.print(table, highlight=False)

@@ -1,0 +1,1 @@
+"""A finished run as a submission to the 16 MB challenge: its folder, and the script that ships in it."""
