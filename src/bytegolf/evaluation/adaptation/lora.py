@@ -28,6 +28,8 @@ _MOST_ROWS = 256
 #: Numbers that the adapters of a batch learn; with gradient and moments four times as many are in memory.
 _MOST_ENTRIES = {"cuda": 1_000_000_000, "cpu": 100_000_000}
 _SEED = 0
+#: More documents than a text can have.
+_ALL = 2**40
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class DocumentLora:
         """Windows of its own: there must be something to learn from between any two of a document."""
         kind = DocumentChunks if self.context == "reread" else DocumentBlocks
         return kind(self.length, self.chunk)
+
+    @property
+    def separate_documents(self) -> int:
+        """Documents of one window each that are scored before anything is learned from them."""
+        return _ALL if self.phases is None else self.phases.first
 
     def score(
         self,

@@ -57,6 +57,11 @@ class ScoreFirstSgd:
         """The windows of the score without learning."""
         return headline
 
+    @property
+    def separate_documents(self) -> int:
+        """0: it learns after `chunk` tokens, wherever documents end."""
+        return 0
+
     def learner(self, model: LanguageModel) -> "SgdLearner":
         """A learner on a copy of `model`, which itself stays as it is."""
         return SgdLearner(self, copy.deepcopy(model))

@@ -25,6 +25,8 @@ _MOST_NOISE = 1e-3
 _LEAST_PASSAGE = 192
 #: A whole passage is scored again for every so many positions tried on rows.
 _POSITIONS_PER_RESCORING = 8
+#: Documents of a passage at most, where learning begins after some.
+_MOST_DOCUMENTS = 64
 
 
 @dataclass
@@ -211,7 +213,10 @@ def _whole_way(
 ) -> Iterator[None]:
     """Passages scored as the text was: the scores before a change stay, and so do those of a shorter text."""
     length = max(_LEAST_PASSAGE, 2 * longest_window(subject, passage) + 64, 2 * subject.chunk + 64)
-    part = excerpt(subject, passage, length, generator)
+    # Enough of them that something is learned between documents, unless that takes very many.
+    documents = subject.documents + 2
+    documents = documents if subject.documents and documents <= _MOST_DOCUMENTS else 0
+    part = excerpt(subject, passage, length, generator, documents=documents)
     first = subject.score(part)
     base = first.nats
     noise = float(np.abs(subject.score(part).nats - base).max())
@@ -220,18 +225,9 @@ def _whole_way(
         if not noise <= _MOST_NOISE:
             tally.offend(noise, f"The same passage scored twice differs by {noise:.3g} nats.")
             return
-    starts = part.is_start
     for number in range(rounds if not subject.chunk else max(2, rounds // 4)):
         cut = int(generator.integers(1, part.targets))
-        changed = np.zeros((1, part.targets + 1), dtype=bool)
-        changed[0, cut:] = True
-        if number % 2 and not subject.track.learns and starts[:cut].sum() > 1:
-            # Documents do not see those before them either.
-            changed[0, : int(np.flatnonzero(starts[:cut])[-1])] = True
-        changed &= part.ids != subject.tokenizer.bos
-        keep = unaffected(changed, starts[None])[0]
-        if subject.track.learns:
-            keep &= np.arange(part.targets) < cut
+        changed, keep = _changed_passage(subject, part, first, cut, number)
         ids = np.where(changed[0], other_ids(part.ids, subject, generator), part.ids)
         keep &= ids[1:] == part.ids[1:]
         again = subject.score(Passage(ids, part.starts))
@@ -241,6 +237,31 @@ def _whole_way(
     if not subject.track.learns:
         # How fast a model learns may depend on the length of the text, which a packed file states.
         _shortened(subject, part, first, tally, generator)
+
+
+def _changed_passage(
+    subject: Subject, part: Passage, first: Witness, cut: int, number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which ids (1, N + 1) to change, those from `cut` on, and which scores (N,) must stay.
+
+    On the adaptive track "from … on" means the order of the session that was seen, `first`: documents may be
+    scored in another order than that of the text, and may learn from all that is scored before them.
+    """
+    starts = part.is_start
+    changed = np.zeros((1, part.targets + 1), dtype=bool)
+    if subject.track.learns:
+        passes = np.where(first.times > 0, first.passes, first.passes.max() + 1)
+        index = np.arange(part.targets)
+        changed[0, 1:] = (passes > passes[cut - 1]) | (passes == passes[cut - 1]) & (index >= cut - 1)
+    else:
+        changed[0, cut:] = True
+    if number % 2 and not subject.track.learns and starts[:cut].sum() > 1:
+        # Documents do not see those before them either.
+        changed[0, : int(np.flatnonzero(starts[:cut])[-1])] = True
+    later = changed[0, 1:].copy()
+    changed &= part.ids != subject.tokenizer.bos
+    keep = unaffected(changed, starts[None])[0]
+    return changed, keep & ~later if subject.track.learns else keep
 
 
 def _compare_scores(

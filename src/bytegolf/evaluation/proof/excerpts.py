@@ -17,17 +17,21 @@ _SHARES = (0.13, 0.41, 0.05, 0.27, 0.14)
 #: Log-probabilities of one batch.
 _BATCH_LOGITS = 1 << 24
 _LEAST_ROW = 16
+#: Tokens that documents beyond the tokens asked for share as the others share those.
+_MORE_TOKENS = 256
 
 
-def excerpt(subject: Subject, passage: Passage, tokens: int, generator: np.random.Generator) -> Passage:
-    """At least `tokens` tokens: parts of random documents, each a document of its own here."""
+def excerpt(
+    subject: Subject, passage: Passage, tokens: int, generator: np.random.Generator, *, documents: int = 0
+) -> Passage:
+    """At least `tokens` tokens and `documents` documents: parts of random ones, each one of its own here."""
     ends = np.append(passage.starts[1:], passage.targets)
     filled = np.flatnonzero(ends - passage.starts > 1)
     parts, starts, length = [], [], 0
     for share in itertools.cycle(_SHARES):
-        if length >= tokens:
+        if length >= tokens and len(starts) >= documents:
             break
-        room = 1 + int(tokens * share)
+        room = 1 + int((tokens if length < tokens else min(tokens, _MORE_TOKENS)) * share)
         chosen = generator.choice(filled)
         first, stop = int(passage.starts[chosen]) + 1, int(ends[chosen])
         first = int(generator.integers(first, max(first, stop - room) + 1))

@@ -151,7 +151,7 @@ def _alphabet(subject: Subject, passage: Passage, tally: Tally, generator: np.ra
     beginning[1:][beginning[1:] == bos] = (bos + 1) % size
     length = len(beginning) + 1
     # On the adaptive track a session ends before it would learn, so that all ids meet the same model.
-    together = max(1, min(size, subject.chunk // length)) if subject.chunk else size
+    together = subject.documents or (max(1, subject.chunk // length) if subject.chunk else size)
     plan = PerDocument(length, length)
     total = 0.0
     for first in range(0, size, together):

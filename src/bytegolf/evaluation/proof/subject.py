@@ -62,7 +62,8 @@ class Passage:
 class Subject:
     """A model and how it is scored. The defaults are what `bytegolf evaluate` uses.
 
-    chunk: tokens after which a scorer of the adaptive track learns; 0 on the fixed track.
+    chunk: tokens after which a scorer of the adaptive track learns; 0 on the fixed track. documents: how many
+    of one window each it scores before it learns from any of them; 0 leaves that to `chunk`.
     """
 
     model: LanguageModel
@@ -72,13 +73,16 @@ class Subject:
     counts: ByteCounter = byte_counts
     track: Track = Track.fixed()
     chunk: int = 0
+    documents: int = 0
 
     @staticmethod
     def adaptive(model: LanguageModel, tokenizer: Tokenizer, plan: Plan, adaptation: Adaptation) -> "Subject":
         """A model that learns from what has been scored, in the windows of `adaptation.plan(plan)`."""
         scorer = functools.partial(score_session, adaptation=adaptation)
-        plan, chunk = adaptation.plan(plan), adaptation.chunk
-        return Subject(model, tokenizer, plan, scorer, track=Track.adaptive(), chunk=chunk)
+        plan, chunk, documents = adaptation.plan(plan), adaptation.chunk, adaptation.separate_documents
+        return Subject(
+            model, tokenizer, plan, scorer, track=Track.adaptive(), chunk=chunk, documents=documents
+        )
 
     @property
     def plan_name(self) -> str:
@@ -116,6 +120,11 @@ class Witness(Session):
     def nats(self) -> np.ndarray:
         """float64 (N,): the scores, 0 where there is none."""
         return self._nats
+
+    @property
+    def passes(self) -> np.ndarray:
+        """int64 (N,): in which call of `record` each target was scored, counted from 1."""
+        return self._passes
 
     def record(self, index: np.ndarray, nats: np.ndarray, ids: np.ndarray | None = None) -> None:
         inside = index[(index >= 0) & (index < self.targets)]
