@@ -243,7 +243,10 @@ def test_errors_name_the_value(build: Any, message: str) -> None:
 def test_layers_that_differ_in_numbers_alone_share_their_compiled_code(gate: Gate) -> None:
     torch.manual_seed(0)
     blocks = tuple(
-        Block(Attention(HEADS, 2, query_gain=1.0 + i, gate=gate), published_xielu(i, hidden=8))
+        Block(
+            Attention(HEADS, 2, rotary_dimensions=2 * (i % 2), query_gain=1.0 + i, gate=gate),
+            published_xielu(i, hidden=8),
+        )
         for i in range(3)
     )
     model = Model(WIDTH, blocks, scaled_norms=True, skips=False, vocabulary=11).build()
