@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, D width.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,10 +14,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bytegolf.errors import RecipeError
 from bytegolf.model.attention import Attention
+from bytegolf.model.block import Block, Layer
+from bytegolf.model.lanes import LaneLayer, Lanes
 from bytegolf.model.loop import layer_order
 from bytegolf.model.roles import LOOKUP_ROLES, Role, parameter_roles
-from bytegolf.model.spec import LanguageModel
-from bytegolf.model.stack import Block
+from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stream import Stream
 from bytegolf.recipe import Recipe
 from bytegolf.runner import compute_dtype
@@ -32,10 +34,10 @@ _TABLE_BYTES_PER_PIECE = 3.0
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer at one place in the order of running; with a loop, a layer has several.
+    """One layer at one place in the order of scoring; with a loop, a layer has several.
 
     index: the place. layer: the layer's number. turn: how often it has run before. skip_to: the place that
-    adds this one's output again, if any. matrices: (name, shape).
+    adds this one's output again, if any. matrices: (name, shape). joining: how mixer and MLP are.
     """
 
     index: int
@@ -46,6 +48,7 @@ class LayerPlan:
     parameters: int
     matrices: tuple[tuple[str, tuple[int, ...]], ...]
     skip_to: int | None
+    joining: Literal["in turn", "parallel", "two lanes"] = "in turn"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class NetworkPlan:
     """Everything that `bytegolf show` says about a recipe.
 
     roles: parameters by role. memory: bytes of one process by what they hold, estimated. flops_forward: of
-    one token, multiply-adds counted twice. steps: what the budget holds; None if only seconds limit it and no
-    speed is given.
+    one token as it is scored, multiply-adds counted twice; flops_forward_training: with a loop's passes in
+    training. steps: what the budget holds; None if only seconds limit it and no speed is given.
     """
 
     recipe: Recipe
@@ -65,6 +68,7 @@ class NetworkPlan:
     artifact: ArtifactPlan
     memory: dict[str, int]
     flops_forward: float
+    flops_forward_training: float
     steps: int | None
 
     @property
@@ -74,7 +78,7 @@ class NetworkPlan:
     @property
     def flops_training(self) -> float:
         """The backward pass takes two matrix products for each one of the forward pass."""
-        return 3.0 * self.flops_forward
+        return 3.0 * self.flops_forward_training
 
 
 def plan_of(
@@ -91,6 +95,7 @@ def plan_of(
     recipe = recipe.with_vocabulary(vocabulary)
     with torch.device("meta"):
         model = recipe.model.build()
+    loop = recipe.model.loop
     roles: Counter[str] = Counter()
     parameters = dict(model.named_parameters())
     for name, role in parameter_roles(model).items():
@@ -103,7 +108,8 @@ def plan_of(
         roles=dict(roles),
         artifact=artifact_plan(model, recipe, table_bytes),
         memory=_memory(recipe, model, device),
-        flops_forward=_flops(recipe, model),
+        flops_forward=_flops(recipe, model, None if loop is None else loop.scored_passes),
+        flops_forward_training=_flops(recipe, model, None),
         steps=_steps(recipe, tokens_per_second),
     )
 
@@ -135,7 +141,7 @@ def describe(spec: object) -> str:
 
 
 def _layers(recipe: Recipe, model: LanguageModel) -> Iterator[LayerPlan]:
-    order, storing = model.stack.order, model.stack.storing
+    order, storing, skips = model.stack.order, model.stack.storing, model.stack.skips
     for index, number in enumerate(order):
         spec, own = recipe.model.layers[number], list(model.stack.layers[number].named_parameters())
         yield LayerPlan(
@@ -149,16 +155,22 @@ def _layers(recipe: Recipe, model: LanguageModel) -> Iterator[LayerPlan]:
                 (name.removesuffix(".weight"), tuple(v.shape)) for name, v in own if name.endswith(".weight")
             ),
             # The last one stored is the first one used again.
-            2 * storing - 1 - index if index < storing else None,
+            2 * storing - 1 - index if storing - skips <= index < storing else None,
+            "two lanes" if _in_lanes(recipe.model, number) else "parallel" if spec.parallel else "in turn",
         )
 
 
-def _flops(recipe: Recipe, model: LanguageModel) -> float:
+def _in_lanes(model: Model, layer: int) -> bool:
+    return model.lanes is not None and layer >= model.lanes.start
+
+
+def _flops(recipe: Recipe, model: LanguageModel, passes: int | None) -> float:
     """Of one token, forward: two for every weight of a matrix each time it is used, and the attention.
 
-    The head's are among them; tables that are only looked up are not.
+    The head's are among them; tables that are only looked up are not. passes: of a loop; None as in training.
     """
-    times, length = Counter(model.stack.order), recipe.training.length
+    order = layer_order(len(recipe.model.layers), recipe.model.loop, passes)
+    times, length = Counter(order), recipe.training.length
     layers = model.stack.layers
     inside = [_multiplied(layer) for layer in layers]
     work = 2.0 * (_multiplied(model) - sum(inside))
@@ -219,8 +231,10 @@ def _activations(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> in
     rows = min(spec.rows, spec.forward_rows) * spec.length / measured
     kept = 0.0
     order = layer_order(len(recipe.model.layers), recipe.model.loop)
-    for block, count in Counter(recipe.model.layers[number] for number in order).items():
-        one, two = (_kept(block, recipe.model.width, measured, n, dtype) for n in (1, 2))
+    model = recipe.model
+    kinds = ((model.layers[number], model.lanes if _in_lanes(model, number) else None) for number in order)
+    for (block, lanes), count in Counter(kinds).items():
+        one, two = (_kept(block, lanes, model.width, measured, n, dtype) for n in (1, 2))
         kept += count * ((2 * one - two) + (two - one) * rows)
     tokens = min(spec.rows, spec.forward_rows) * spec.length
     # Embedding, first and last normalization; on GPUs also the logits and their float32 gradient.
@@ -230,9 +244,11 @@ def _activations(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> in
     return round(kept + tokens * ends)
 
 
-def _kept(block: Block, width: int, length: int, rows: int, dtype: torch.dtype) -> int:
+def _kept(block: Block, lanes: Lanes | None, width: int, length: int, rows: int, dtype: torch.dtype) -> int:
     """Bytes that one layer's forward pass keeps for its backward pass, its parameters aside."""
-    layer = block.build(width, "layer")
+    layer: Layer = block.build(width, "layer")
+    if lanes is not None:
+        layer = LaneLayer(block, lanes, width, "layer", input_share=None, norm_scale=None)
     if dtype == torch.float64:
         layer.double()
     own = {parameter.data_ptr() for parameter in layer.parameters()}
@@ -251,6 +267,7 @@ def _kept(block: Block, width: int, length: int, rows: int, dtype: torch.dtype) 
         stream.shared_values_BTX = shared_BTX.requires_grad_()
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         # The output must stay alive while sizes are taken: freed memory would be counted under one address.
-        y_BTD = layer(x_BTD, x_BTD.detach().clone().requires_grad_(), stream)
-    assert y_BTD.shape == x_BTD.shape
+        streams = [x_BTD] if lanes is None else [x_BTD, x_BTD.detach().clone().requires_grad_()]
+        left = layer(*streams, x_BTD.detach().clone().requires_grad_(), stream)
+    assert (left if lanes is None else left[0]).shape == x_BTD.shape
     return sum(sizes.values())

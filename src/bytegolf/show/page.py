@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bytegolf.model.loop import Loop
 from bytegolf.show.network import LayerPlan, NetworkPlan
 from bytegolf.show.picture import text_picture
 
@@ -35,12 +36,13 @@ def _layers(layers: tuple[LayerPlan, ...]) -> Table:
     table.add_column("parameters", justify="right")
 
     def content(layer: LayerPlan) -> tuple[object, ...]:
-        return (layer.mixer, layer.mlp, layer.matrices)
+        return (layer.mixer, layer.mlp, layer.matrices, layer.joining)
 
     for _, group in groupby((layer for layer in layers if not layer.turn), key=content):
         alike = list(group)
         first, last = alike[0], alike[-1]
         numbers = str(first.layer) if first is last else f"{first.layer}–{last.layer}"
+        numbers += "" if first.joining == "in turn" else f" {first.joining}"
         shapes = "\n".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in first.matrices)
         each = f"{first.parameters:,}" + ("" if first is last else " each")
         table.add_row(numbers, first.mixer, first.mlp, shapes, each)
@@ -94,6 +96,8 @@ def _work_lines(plan: NetworkPlan) -> Iterator[tuple[str, str]]:
         f"{plan.flops_forward / 1e6:,.1f} MFLOP forward, {plan.flops_training / 1e6:,.1f} MFLOP in training, "
         f"at length {recipe.training.length}",
     )
+    if recipe.model.loop is not None:
+        yield "loop", _loop_line(recipe.model.loop)
     tokens = recipe.training.tokens_per_step
     yield "tokens a step", f"{tokens:,} ({recipe.training.rows} rows of {recipe.training.length})"
     limits = [
@@ -101,6 +105,15 @@ def _work_lines(plan: NetworkPlan) -> Iterator[tuple[str, str]]:
     ]
     steps = "" if plan.steps is None else f": {plan.steps:,} steps, {plan.steps * tokens:,} tokens"
     yield "budget", f"{' or '.join(limits)}{steps or '; add --tokens-per-second to see how many steps'}"
+
+
+def _loop_line(loop: Loop) -> str:
+    """When the layers of a loop run how often, and what stands between passes."""
+    layers = f"layer {loop.first}" if loop.first == loop.last else f"layers {loop.first} to {loop.last}"
+    begin = f" from {100 * loop.start:g} % of the budget on, once before" if loop.start else ""
+    more = f"; {loop.scored_passes} times when scored" if loop.extra_passes else ""
+    injection = "; between passes Parcae" if loop.injection is not None else ""
+    return f"{layers} run {loop.passes} times{begin}{more}{injection}"
 
 
 def size_of(count: int) -> str:

@@ -11,6 +11,7 @@ from bytegolf.model.spec import Model
 from bytegolf.show.network import LayerPlan, NetworkPlan
 
 FORMATS = (".svg", ".png", ".pdf")
+_JOINED = {"in turn": "→", "parallel": "∥", "two lanes": "⇉"}
 _CAPS = {"tanh": "soft cap", "polynomial": "polynomial cap"}
 
 
@@ -119,7 +120,7 @@ def _inlet(model: Model) -> str:
 
 def _label(layer: LayerPlan) -> str:
     again = f", pass {layer.turn + 1}" if layer.turn else ""
-    return f"{_short(layer.mixer)} → {_short(layer.mlp)}{again}"
+    return f"{_short(layer.mixer)} {_JOINED[layer.joining]} {_short(layer.mlp)}{again}"
 
 
 def _short(description: str) -> str:
