@@ -72,6 +72,15 @@ def test_the_end_of_a_document_has_its_cost_too() -> None:
     assert 'title="0.31 bits, 0 bytes"' in coloured_text([(b"", 0.31)])
 
 
+def test_a_marker_of_capitals_is_one_span_with_the_word_behind_it() -> None:
+    made = coloured_text([(b" ", 0.5), (b"", 1.0), (b"The", 2.0), (b"", 0.1)])
+    assert made == (
+        '<span class="h2" title="0.50 bits, 1 byte"> </span>'
+        '<span class="h3" title="3.00 bits, 3 bytes, 2 tokens">The</span>'
+        '<span class="h0" title="0.10 bits, 0 bytes"><span class="end">∎</span></span>'
+    )
+
+
 def test_shades_grow_with_the_cost_of_a_byte() -> None:
     values = [shade(bits, 2) for bits in (0.0, 0.49, 0.5, 2.0, 7.9, 8.0, 100.0)]
     assert values == [0, 0, 1, 3, 6, 7, len(SHADES)]

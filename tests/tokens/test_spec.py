@@ -15,12 +15,14 @@ def test_each_spec_builds_its_tokenizer(tmp_path):
     trained = build_tokenizer(SentencePiece(vocabulary=275), DOCUMENTS)
     (tmp_path / "a.tokenizer").write_bytes(trained.to_bytes())
     loaded = build_tokenizer(TokenizerFile(str(tmp_path / "a.tokenizer")), [])
+    cased = build_tokenizer(SentencePiece(vocabulary=275, casing=True), DOCUMENTS)
     assert (build_tokenizer(Bytes(), []).kind, trained.vocabulary) == ("bytes", 275)
+    assert (cased.vocabulary, len(cased.markers), len(trained.markers)) == (275, 4, 0)
     assert loaded.digest == trained.digest
 
 
 @pytest.mark.parametrize(
-    "spec", [Bytes(), SentencePiece(512), TokenizerFile("x.model"), Text(("kjv",), cut_bytes=9)]
+    "spec", [Bytes(), SentencePiece(512, casing=True), TokenizerFile("x.model"), Text(("kjv",), cut_bytes=9)]
 )
 def test_specs_survive_json(spec):
     assert tree.from_json(type(spec), tree.to_json(spec)) == spec

@@ -31,12 +31,19 @@ def trained() -> Tokenizer:
     return train_sentencepiece([Document(SAMPLE * 5, "a"), Document(SAMPLE[::-1] * 3, "b")], 400)
 
 
-LOSSLESS = [ByteTokenizer, trained]
+@functools.cache
+def cased() -> Tokenizer:
+    return train_sentencepiece(
+        [Document(SAMPLE * 5, "a"), Document(SAMPLE.upper() * 3, "b")], 400, casing=True
+    )
+
+
+LOSSLESS = [ByteTokenizer, trained, cased]
 
 # What tends to break tokenizers, among letters that do have pieces.
 tricky = st.text(
     st.one_of(
-        st.sampled_from(list(" \t\n\r\0\u2581\u2585\u2047\ufeff\ue001\ufffd\x85\u2028the word")),
+        st.sampled_from(list(" \t\n\r\0\u2581\u2585\u2047\ufeff\ue001\ufffd\x85\u2028the word\ue004ThE")),
         st.characters(exclude_categories=["Cs"]),
     )
 )
@@ -89,13 +96,14 @@ def test_bos_and_unknown_are_never_produced(make, data):
     ids = tokenizer.encode(data)
     assert ids.dtype == np.int32
     assert tokenizer.bos not in ids
-    assert all(tokenizer.token_bytes[token] for token in ids)
+    assert all(tokenizer.token_bytes[token] or token in tokenizer.markers for token in ids)
 
 
+@pytest.mark.parametrize("make", [trained, cased])
 @settings(max_examples=60, deadline=None)
 @given(data=any_bytes.map(lambda data: data * 20), size=st.integers(1, 30))
-def test_cutting_long_text_into_segments_changes_no_id(data, size):
-    tokenizer = trained()
+def test_cutting_long_text_into_segments_changes_no_id(make, data, size):
+    tokenizer = make()
     whole = tokenizer.encode(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentence_pieces, "_SEGMENT_CHARACTERS", size)
@@ -109,11 +117,16 @@ def test_training_is_deterministic_and_restoring_keeps_the_digest():
 
 
 @settings(max_examples=40, deadline=None)
-@given(texts=st.lists(tricky, min_size=1, max_size=6), vocabulary=st.integers(272, 300), probe=any_bytes)
-def test_any_text_trains_an_exact_tokenizer_or_is_refused(texts, vocabulary, probe):
+@given(
+    texts=st.lists(tricky, min_size=1, max_size=6),
+    vocabulary=st.integers(272, 300),
+    casing=st.booleans(),
+    probe=any_bytes,
+)
+def test_any_text_trains_an_exact_tokenizer_or_is_refused(texts, vocabulary, casing, probe):
     documents = [Document(text * 7 + SAMPLE[:60], str(i)) for i, text in enumerate(texts)]
     try:
-        tokenizer = train_sentencepiece(documents, vocabulary)
+        tokenizer = train_sentencepiece(documents, vocabulary, casing=casing)
     except TokenizerError:
         event("refused")
         return

@@ -33,6 +33,7 @@ def _token(item: Any) -> Token | None:
 def runs(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
     """Text with the tokens it came from: one token each, or several that share a character.
 
+    Tokens without bytes, such as the markers of capitals, go with the one behind them.
     Bytes that are no UTF-8, with their neighbours or without, come as backslash escapes.
     """
     start = 0
@@ -44,16 +45,19 @@ def runs(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
 
 
 def _whole_characters(tokens: Sequence[Token], start: int) -> int:
-    """The end of the shortest run from `start` that is whole UTF-8; one token where there is none."""
+    """The end of the shortest run from `start` of whole UTF-8; one token with bytes where there is none."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for stop in range(start, len(tokens)):
+    first = start
+    while first < len(tokens) and not tokens[first][0]:
+        first += 1
+    for stop in range(first, len(tokens)):
         try:
             decoder.decode(tokens[stop][0])
         except UnicodeDecodeError:
             break
         if not decoder.getstate()[0]:  # no bytes wait for the rest of their character
             return stop + 1
-    return start + 1
+    return min(first + 1, len(tokens))
 
 
 def shade(bits: float, size: int) -> int:

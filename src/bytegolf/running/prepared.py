@@ -9,7 +9,7 @@ from bytegolf.running.progress import Display
 from bytegolf.text.readers import source_files
 from bytegolf.text.spec import load_text
 from bytegolf.tokens.shards import Prepared, open_prepared, prepare
-from bytegolf.tokens.spec import TokenizerFile, build_tokenizer
+from bytegolf.tokens.spec import SentencePiece, TokenizerFile, build_tokenizer
 from bytegolf.training.ranks import Ranks
 from bytegolf.tree import to_json
 
@@ -62,9 +62,12 @@ def _reused(where: Path, source: dict[str, Any]) -> Prepared | None:
 
 def _source(recipe: Recipe) -> dict[str, Any]:
     """What decides the tokens: the text and tokenizer of the recipe, and the files' sizes and times."""
+    tokens = to_json(recipe.tokens)
+    if isinstance(recipe.tokens, SentencePiece) and not recipe.tokens.casing:
+        del tokens["casing"]  # Folders prepared before there was a choice can still be used.
     return {
         "text": to_json(recipe.text),
-        "tokens": to_json(recipe.tokens),
+        "tokens": tokens,
         "files": _files(recipe),
     }
 

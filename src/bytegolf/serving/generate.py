@@ -29,7 +29,8 @@ def generate(
 ) -> Iterator[bytes]:
     """Continues `prompt` as the beginning of a document; yields the bytes of each new token.
 
-    A character may be spread over several tokens, so only the joined bytes are text. temperature 0 takes
+    A character may be spread over several tokens, so only the joined bytes are text. A marker of capitals has
+    no bytes of its own; where the model misplaces one, it acts as `CapsStream` says. temperature 0 takes
     the likeliest token. top_k keeps the k likeliest tokens, top_p the fewest whose probabilities reach p
     (Holtzman et al. 2020). seed None draws differently each time. The token that begins a document is never
     written: choosing it ends the text, or, without `stop_at_document_end`, it is not among the choices.
@@ -38,6 +39,7 @@ def generate(
     """
     _check(tokens, temperature, top_k, top_p, context)
     allowed_V = torch.tensor([bool(piece) for piece in tokenizer.token_bytes])
+    allowed_V[list(tokenizer.markers)] = True
     allowed_V[tokenizer.bos] = stop_at_document_end
     chooser = _Chooser(temperature, top_k, top_p, seed, allowed_V)
     ids = [tokenizer.bos, *(int(token) for token in tokenizer.encode(prompt))]
@@ -122,6 +124,10 @@ def _continue(
     context: int | None,
 ) -> Iterator[bytes]:
     reader = Reader(model, 1, context)
+    decode = tokenizer.decoder()
+    for token in ids:
+        # What the prompt leaves open, such as a word in capitals, goes on.
+        decode(token)
     for written in range(tokens):
         if not written or reader.position == context:
             read_T = torch.tensor(ids if context is None or len(ids) <= context else ids[-(context // 2) :])
@@ -131,7 +137,7 @@ def _continue(
         chosen = chooser.choose(logs_BV[0])
         if chosen == tokenizer.bos:
             return
-        yield tokenizer.token_bytes[chosen]
+        yield decode(chosen)
         ids.append(chosen)
 
 

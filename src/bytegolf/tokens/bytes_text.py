@@ -1,7 +1,8 @@
-"""Between text and bytes: any bytes at all can be encoded, and ids become bytes by concatenation."""
+"""Between text and bytes: any bytes at all can be encoded, and ids stand for what a table says."""
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from bytegolf.errors import TokenizerError
 
 # A byte that is no part of valid UTF-8 stands in a decoded string as one of these code points (PEP 383).
 _UNDECODABLE = "\udc80-\udcff"
+
+_Entry = TypeVar("_Entry")
 
 
 def as_bytes(text: str | bytes) -> bytes:
@@ -45,12 +48,12 @@ def split_valid(text: str | bytes, also: str = "") -> Iterator[str | bytes]:
         yield decoded[position:]
 
 
-def join_pieces(token_bytes: Sequence[bytes], ids: np.ndarray) -> bytes:
-    """Concatenation of the bytes of `ids`; an id outside the vocabulary is a `TokenizerError`."""
+def look_up(table: Sequence[_Entry], ids: np.ndarray) -> Iterator[_Entry]:
+    """The table's entry of every id; an id outside the vocabulary is a `TokenizerError`."""
     flat = np.asarray(ids).reshape(-1)
-    if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < len(token_bytes):
+    if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < len(table):
         outside = int(flat.min()) if int(flat.min()) < 0 else int(flat.max())
         raise TokenizerError(
-            f"id {outside} is outside the vocabulary of {len(token_bytes)}; use this model's tokenizer"
+            f"id {outside} is outside the vocabulary of {len(table)}; use this model's tokenizer"
         )
-    return b"".join(map(token_bytes.__getitem__, flat.tolist()))
+    return map(table.__getitem__, flat.tolist())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bytegolf.text.casing import MARKERS
 from bytegolf.tokens.sentence_pieces import BYTE, NORMAL, SPACE, USER_DEFINED, Pieces, SentencePieceTokenizer
 from bytegolf.tokens.tokenizer import Tokenizer
 
@@ -18,10 +19,10 @@ def byte_counts(tokenizer: Tokenizer, ids: np.ndarray, previous: int | None) -> 
 
     `previous` is the id before the first one, None if there is none.
 
-    A lossless tokenizer's ids stand for fixed bytes, so the counts of a document sum to the length of its
-    UTF-8; bos counts 0. The 16 MB challenge's lossy models count as the challenge does: a control piece 0, a
-    byte piece 1, any other its UTF-8 without one leading space, plus 1 for that space unless the token
-    before it is a control piece or missing.
+    A lossless tokenizer's ids stand for fixed numbers of bytes, so the counts of a document sum to the length
+    of its UTF-8; bos counts 0, and so do the markers of capitals. The 16 MB challenge's lossy models count as
+    the challenge does: a control piece 0, a marker of capitals 0, a byte piece 1, any other its UTF-8 without
+    one leading space, plus 1 for that space unless the token before it is a control piece or missing.
     """
     flat = np.asarray(ids).reshape(-1)
     if tokenizer.lossless or not isinstance(tokenizer, SentencePieceTokenizer):
@@ -53,6 +54,8 @@ def _challenge_rule(pieces: Pieces) -> _ChallengeRule:
     for index, (name, kind) in enumerate(zip(pieces.names, pieces.types, strict=True)):
         if kind == BYTE:
             rule.base[index] = 1
+        elif pieces.casing and name in MARKERS:
+            continue
         elif kind in (NORMAL, USER_DEFINED):
             rule.leading_space[index] = name.startswith(SPACE)
             rule.base[index] = len(name.removeprefix(SPACE).encode())

@@ -4,12 +4,18 @@ A model is lossless if it was trained as `bytegolf.tokens.training` does it: tex
 a space is the piece character U+2581, and what has no piece is spelled in byte pieces. A literal U+2581 and
 bytes that are not valid UTF-8 never reach SentencePiece; they are spelled in byte pieces here. Every other
 model (the 16 MB challenge's normalize to NFKC and collapse whitespace) is marked lossy.
+
+With casing, the text is written with marked capitals first (`text.casing`), and the four markers are
+user-defined pieces, which merge with nothing. Markers that stand in the text itself are spelled in byte
+pieces like U+2581, so an exact model never writes ESC, and each id keeps its number of bytes. A lossy one
+gets the text as the challenge's own does, with ESC and a second marker piece, which together are lost.
 """
 
+import functools
 import itertools
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +25,8 @@ import sentencepiece
 
 from bytegolf import tree
 from bytegolf.errors import RecipeError, TokenizerError
-from bytegolf.tokens.bytes_text import as_bytes, split_valid
+from bytegolf.text.casing import MARKERS, CapsStream, lossless_caps
+from bytegolf.tokens.bytes_text import as_bytes, look_up, split_valid
 from bytegolf.tokens.normalization import Normalizer, read_normalizer
 from bytegolf.tokens.protobuf import bytes_field, fixed32_field, read_fields, varint_field
 from bytegolf.tokens.table import (
@@ -32,11 +39,14 @@ from bytegolf.tokens.table import (
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
+CASED = "sentencepiece with casing"
 _BPE = 2
 _MODEL_TYPE, _WHITESPACE_SUFFIX, _BYTE_FALLBACK = 3, 24, 35
 
 _SEGMENT_CHARACTERS = 50_000
 _WORD_END = re.compile(r"(?<=[^ ]) ")
+# What pieces without bytes stand for among characters that are bytes: no letter, and gone in the end.
+_NOTHING = "\ufffd"
 
 # The library reports the building of normalization rules on stderr unless told not to.
 sentencepiece.SetMinLogLevel(2)
@@ -46,13 +56,15 @@ sentencepiece.SetMinLogLevel(2)
 class Pieces:
     """The pieces of a model in order of their ids. Those of type NORMAL are in order of merging.
 
-    Byte pieces have an empty name: they are the bytes 0..255 in this order.
+    Byte pieces have an empty name: they are the bytes 0..255 in this order. With `casing` the text is
+    written with marked capitals, and the markers are pieces of type USER_DEFINED.
     """
 
     names: tuple[str, ...]
     types: bytes
     bos: int
     normalizer: Normalizer
+    casing: bool = False
 
     def __post_init__(self) -> None:
         if len(self.names) > MAX_PIECES:
@@ -72,6 +84,10 @@ class Pieces:
         if self.find(SPACE) is None:
             raise TokenizerError(
                 "model has no piece for the space (U+2581), so spaces would be counted as three bytes"
+            )
+        if self.casing and not has_markers(self.names, self.types):
+            raise TokenizerError(
+                "model with casing has not each of U+E001 … U+E004 as one user-defined piece; it is damaged"
             )
 
     def find(self, name: str) -> int | None:
@@ -103,14 +119,15 @@ class Pieces:
 class SentencePieceTokenizer(TableTokenizer):
     """Text to ids by the merges of `pieces`."""
 
-    kind = "sentencepiece"
-
     def __init__(self, pieces: Pieces) -> None:
         self.pieces = pieces
         self.vocabulary = len(pieces.names)
         self.bos = pieces.bos
-        self.lossless = pieces.normalizer.exact and USER_DEFINED not in pieces.types
+        self.kind = CASED if pieces.casing else "sentencepiece"
+        self.markers = tuple(map(pieces.names.index, MARKERS)) if pieces.casing else ()
+        self.lossless = pieces.normalizer.exact and pieces.types.count(USER_DEFINED) == len(self.markers)
         self.token_bytes = tuple(_bytes_by_id(pieces))
+        self._spelled = SPACE + MARKERS if pieces.casing else SPACE
         # No piece reaches over a space behind a word, so neither does any merge.
         merges = (name for name, kind in zip(pieces.names, pieces.types, strict=True) if kind == NORMAL)
         self._cuts_at_words = self.lossless and not any(SPACE in name.lstrip(SPACE) for name in merges)
@@ -130,11 +147,34 @@ class SentencePieceTokenizer(TableTokenizer):
             self._encode_valid(part)
             if isinstance(part, str)
             else self._byte_ids[np.frombuffer(part, dtype=np.uint8)]
-            for part in split_valid(text, also=SPACE)
+            for part in split_valid(text, also=self._spelled)
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The bytes that `ids` stand for; misplaced markers act as `CapsStream` says."""
+        if not self.markers:
+            return super().decode(ids)
+        return _latin_bytes(CapsStream().feed("".join(look_up(self._characters, ids))))
+
+    def decoder(self) -> Callable[[int], bytes]:
+        """The bytes of one id after another; their letters' case depends on the ids before."""
+        if not self.markers:
+            return super().decoder()
+        stream = CapsStream()
+        return lambda token: _latin_bytes(stream.feed(self._characters[token]))
+
+    @functools.cached_property
+    def _characters(self) -> tuple[str, ...]:
+        """Each id's bytes as the characters U+0000..U+00FF, and the markers, which are none of these."""
+        characters = [piece.decode("latin-1") or _NOTHING for piece in self.token_bytes]
+        for marker in self.markers:
+            characters[marker] = self.pieces.names[marker]
+        return tuple(characters)
+
     def _encode_valid(self, text: str) -> np.ndarray:
+        if self.pieces.casing:
+            text = lossless_caps(text)
         if not self._cuts_at_words or len(text) <= _SEGMENT_CHARACTERS:
             return np.array(self._processor.encode(text, out_type=int), dtype=np.int32)
         segments = [self._processor.encode(part, out_type=int) for part in _segments(text)]
@@ -151,7 +191,12 @@ class SentencePieceTokenizer(TableTokenizer):
         return pack_table(settings, {"types": pieces.types, **pack_pieces(names)})
 
 
-def pieces_from_table(settings: dict[str, Any], columns: dict[str, bytes]) -> Pieces:
+def has_markers(names: Sequence[str], types: bytes) -> bool:
+    """Whether each of the markers of capitals is exactly one piece, which is user-defined."""
+    return all(names.count(marker) == 1 and types[names.index(marker)] == USER_DEFINED for marker in MARKERS)
+
+
+def pieces_from_table(settings: dict[str, Any], columns: dict[str, bytes], *, casing: bool) -> Pieces:
     """The pieces of a saved table; `TokenizerError` if anything in it is malformed."""
     try:
         names = tuple(name.decode() for name in unpack_pieces(columns))
@@ -162,11 +207,14 @@ def pieces_from_table(settings: dict[str, Any], columns: dict[str, bytes]) -> Pi
         bos = tree.from_json(int, settings.get("bos"), "bos")
     except RecipeError as error:
         raise TokenizerError(f"tokenizer table is damaged: {error}") from error
-    return Pieces(names, columns.get("types", b""), bos, normalizer)
+    return Pieces(names, columns.get("types", b""), bos, normalizer, casing)
 
 
 def pieces_from_model(model: bytes, source: str) -> Pieces:
-    """The pieces of a SentencePiece `.model` file. `source` names it in errors."""
+    """The pieces of a SentencePiece `.model` file. `source` names it in errors.
+
+    A model with all four markers of capitals as user-defined pieces was trained on text with marked capitals.
+    """
     names, types, scores = [], bytearray(), []
     messages: dict[int, bytes] = {}
     for number, message in read_fields(model):
@@ -194,7 +242,8 @@ def pieces_from_model(model: bytes, source: str) -> Pieces:
     starts = [i for i, name in enumerate(names) if name == b"<s>" and types[i] == CONTROL]
     normalizer = read_normalizer(messages.get(3, b""), model, source)
     decoded = tuple("" if kind == BYTE else name.decode() for name, kind in zip(names, types, strict=True))
-    return Pieces(decoded, bytes(types), starts[0] if starts else -1, normalizer)
+    casing = has_markers(decoded, bytes(types))
+    return Pieces(decoded, bytes(types), starts[0] if starts else -1, normalizer, casing)
 
 
 def load_model(path: Path) -> SentencePieceTokenizer:
@@ -225,11 +274,15 @@ def _bytes_by_id(pieces: Pieces) -> Sequence[bytes]:
         if kind == BYTE:
             out.append(bytes([value]))
             value += 1
-        elif kind in (NORMAL, USER_DEFINED):
+        elif kind in (NORMAL, USER_DEFINED) and not (pieces.casing and name in MARKERS):
             out.append(name.replace(SPACE, " ").encode())
         else:
             out.append(b"")
     return out
+
+
+def _latin_bytes(characters: str) -> bytes:
+    return characters.encode("latin-1", "ignore")
 
 
 def _first_line(error: BaseException) -> str:

@@ -68,9 +68,9 @@ class Prepared:
         for index in np.random.default_rng(0).permutation(self.training.documents):
             if room <= 0:
                 break
-            # Every token but bos stands for at least one byte.
+            # Every token but bos stands for at least one byte, or marks a capital of one that does.
             start = int(self.training.starts[index])
-            stop = min(int(stops[index]), start + room + 1)
+            stop = min(int(stops[index]), start + 2 * room + 1)
             parts.append(self.tokenizer.decode(self.training.read(start, stop))[:room])
             room -= len(parts[-1])
         return b"".join(parts)

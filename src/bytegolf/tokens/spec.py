@@ -21,6 +21,8 @@ class SentencePiece:
     vocabulary: int = 1024
     sample_bytes: int = 8_000_000
     """How much text to look at."""
+    casing: bool = False
+    """Capitals become markers of their own, and words are written in one way; see `text.casing`."""
 
     def __post_init__(self) -> None:
         if not MIN_VOCABULARY <= self.vocabulary <= MAX_VOCABULARY:
@@ -31,7 +33,11 @@ class SentencePiece:
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A tokenizer from a file or folder; see `load_tokenizer`."""
+    """A tokenizer from a file or folder; see `load_tokenizer`.
+
+    A `.model` with the four markers of `text.casing` among its user-defined pieces gets text with marked
+    capitals, a saved table what it was saved with.
+    """
 
     path: str
 
@@ -49,6 +55,8 @@ def build_tokenizer(spec: Tokens, documents: Iterable[Document]) -> Tokenizer:
         case Bytes():
             return ByteTokenizer()
         case SentencePiece():
-            return train_sentencepiece(documents, spec.vocabulary, sample_bytes=spec.sample_bytes)
+            return train_sentencepiece(
+                documents, spec.vocabulary, casing=spec.casing, sample_bytes=spec.sample_bytes
+            )
         case TokenizerFile():
             return load_tokenizer(spec.path)

@@ -9,14 +9,14 @@ A digest is taken over the uncompressed table, so that it does not depend on the
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import brotli
 import numpy as np
 
 from bytegolf.errors import TokenizerError
-from bytegolf.tokens.bytes_text import join_pieces
+from bytegolf.tokens.bytes_text import look_up
 
 MAGIC = b"BGT1"
 MAX_TABLE_BYTES = 16_000_000
@@ -117,6 +117,7 @@ class TableTokenizer:
     """What tokenizers share whose ids stand for fixed bytes: decoding, and their table."""
 
     token_bytes: tuple[bytes, ...]
+    markers: tuple[int, ...] = ()
 
     def table(self) -> bytes:
         """The uncompressed table from which the same tokenizer is built."""
@@ -124,7 +125,11 @@ class TableTokenizer:
 
     def decode(self, ids: np.ndarray) -> bytes:
         """The bytes that `ids` stand for, concatenated."""
-        return join_pieces(self.token_bytes, ids)
+        return b"".join(look_up(self.token_bytes, ids))
+
+    def decoder(self) -> Callable[[int], bytes]:
+        """The bytes of one id after another; here always the same ones."""
+        return self.token_bytes.__getitem__
 
     def to_bytes(self) -> bytes:
         """The compressed table."""

@@ -1,9 +1,12 @@
 """Tokenizers: text to ids and back, exactly.
 
-Every id stands for fixed bytes and decoding concatenates them. A lossless tokenizer encodes any bytes at
-all; a lossy one (the 16 MB challenge's SentencePiece models) changes the text first and is marked so.
+Every id stands for a fixed number of bytes. They are the same bytes wherever the id stands, and decoding
+concatenates them; only where markers say what is a capital (`text.casing`), the case of ASCII letters
+depends on the ids before. A lossless tokenizer encodes any bytes at all; a lossy one (the 16 MB challenge's
+SentencePiece models) changes the text first and is marked so.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +15,7 @@ import numpy as np
 from bytegolf.errors import TokenizerError
 from bytegolf.tokens.gpt2 import gpt2_from_table, load_gpt2
 from bytegolf.tokens.raw_bytes import ByteTokenizer
-from bytegolf.tokens.sentence_pieces import SentencePieceTokenizer, load_model, pieces_from_table
+from bytegolf.tokens.sentence_pieces import CASED, SentencePieceTokenizer, load_model, pieces_from_table
 from bytegolf.tokens.table import decompress_table, unpack_table
 from bytegolf.tokens.training import train_sentencepiece
 
@@ -30,7 +33,9 @@ class Tokenizer(Protocol):
     """What the rest of the package needs of a tokenizer.
 
     `vocabulary` is the number of ids. `bos` starts every document, and so ends the one before it; it stands
-    for 0 bytes and is never the result of encoding. `token_bytes` holds the bytes of each id.
+    for 0 bytes and is never the result of encoding. `token_bytes` holds the bytes of each id, without the
+    capitals that markers make of them. `markers` are the ids of these, which stand for 0 bytes; most
+    tokenizers have none.
     """
 
     kind: str
@@ -38,13 +43,18 @@ class Tokenizer(Protocol):
     bos: int
     lossless: bool
     token_bytes: tuple[bytes, ...]
+    markers: tuple[int, ...]
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 (tokens,): the ids of `text`, without bos. Bytes need not be valid UTF-8."""
         ...
 
     def decode(self, ids: np.ndarray) -> bytes:
-        """The concatenated bytes of `ids`."""
+        """The bytes of `ids`, any ids at all: as many as `token_bytes` has for them."""
+        ...
+
+    def decoder(self) -> Callable[[int], bytes]:
+        """Decodes one id a call, in its place behind those of the calls before, into as many bytes."""
         ...
 
     def to_bytes(self) -> bytes:
@@ -64,7 +74,9 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
         case "bytes":
             return ByteTokenizer()
         case "sentencepiece":
-            return SentencePieceTokenizer(pieces_from_table(settings, columns))
+            return SentencePieceTokenizer(pieces_from_table(settings, columns, casing=False))
+        case kind if kind == CASED:
+            return SentencePieceTokenizer(pieces_from_table(settings, columns, casing=True))
         case "gpt2":
             return gpt2_from_table(columns)
         case kind:

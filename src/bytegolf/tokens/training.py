@@ -8,6 +8,7 @@ import numpy as np
 import sentencepiece
 
 from bytegolf.errors import TokenizerError
+from bytegolf.text.casing import MARKERS, lossless_caps
 from bytegolf.text.documents import Document
 from bytegolf.tokens.normalization import Normalizer
 from bytegolf.tokens.protobuf import read_fields
@@ -17,6 +18,7 @@ from bytegolf.tokens.sentence_pieces import (
     NORMAL,
     SPACE,
     UNKNOWN,
+    USER_DEFINED,
     Pieces,
     SentencePieceTokenizer,
 )
@@ -30,19 +32,29 @@ _RESERVED = "\0\t\u2581\u2585\u2047"
 
 
 def train_sentencepiece(
-    documents: Iterable[Document], vocabulary: int, *, sample_bytes: int = 8_000_000, threads: int = 1
+    documents: Iterable[Document],
+    vocabulary: int,
+    *,
+    casing: bool = False,
+    sample_bytes: int = 8_000_000,
+    threads: int = 1,
 ) -> SentencePieceTokenizer:
     """A tokenizer of exactly `vocabulary` ids for texts like `documents`; deterministic.
 
     The ids are: 0 unknown (never produced), 1 bos, 2..257 the bytes, then the merges in order. ASCII
     characters have no piece beside their byte, which leaves their ids to merges; a space is the exception,
     because SentencePiece writes it as U+2581. At most about `sample_bytes` of text, drawn evenly from all
-    documents, are looked at.
+    documents, are looked at. With `casing` the ids 258..261 are the markers of capitals, and merges are
+    learned from text with marked capitals.
     """
     if not MIN_VOCABULARY <= vocabulary <= MAX_VOCABULARY:
         raise TokenizerError(f"vocabulary is {vocabulary}; choose {MIN_VOCABULARY} to {MAX_VOCABULARY}")
+    markers = MARKERS if casing else ""
     texts = _sample([document.text for document in documents], sample_bytes)
-    alphabet = _alphabet(texts, most=(vocabulary - 259) // 2)
+    if casing:
+        texts = [lossless_caps(text) for text in texts]
+    # What lies outside the alphabet cuts sentences; so markers, which never merge, are left out of it.
+    alphabet = _alphabet(texts, _RESERVED + markers, most=(vocabulary - 259) // 2)
     ascii_pieces = sum(character.isascii() for character in alphabet if character != " ")
     if not alphabet:
         raise TokenizerError(
@@ -52,18 +64,18 @@ def train_sentencepiece(
     merges = [name for name in names if not (len(name) == 1 and name.isascii())]
     if SPACE not in merges:
         merges.append(SPACE)
-    if len(merges) < vocabulary - 258:
+    first = 258 + len(markers)
+    if len(merges) < vocabulary - first:
         raise TokenizerError(
-            f"the text yields only {258 + len(merges)} pieces, not {vocabulary}; "
+            f"the text yields only {first + len(merges)} pieces, not {vocabulary}; "
             "choose a smaller vocabulary or give more text"
         )
-    kept = merges[: vocabulary - 258]
+    kept = merges[: vocabulary - first]
     if SPACE not in kept:
         kept[-1] = SPACE
-    types = bytes([UNKNOWN, CONTROL]) + bytes([BYTE]) * 256 + bytes([NORMAL]) * len(kept)
-    return SentencePieceTokenizer(
-        Pieces(("<unk>", "<s>", *[""] * 256, *kept), types, bos=1, normalizer=Normalizer())
-    )
+    names = ("<unk>", "<s>", *[""] * 256, *markers, *kept)
+    kinds = (UNKNOWN, CONTROL, *[BYTE] * 256, *[USER_DEFINED] * len(markers), *[NORMAL] * len(kept))
+    return SentencePieceTokenizer(Pieces(names, bytes(kinds), bos=1, normalizer=Normalizer(), casing=casing))
 
 
 def _train(sentences: list[str], size: int, threads: int) -> list[str]:
@@ -121,11 +133,14 @@ def _sample(texts: list[str], limit: int) -> list[str]:
     return sample
 
 
-def _alphabet(texts: list[str], most: int) -> set[str]:
-    """All ASCII characters of the texts, and of the others the most frequent ones, at most `most`."""
+def _alphabet(texts: list[str], reserved: str, most: int) -> set[str]:
+    """All ASCII characters of the texts, and of the others the most frequent ones, at most `most`.
+
+    Those in `reserved` are left out.
+    """
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "replace"), dtype=np.uint32)
     counts = np.bincount(codes, minlength=0x110000)
-    counts[[ord(character) for character in _RESERVED]] = 0
+    counts[[ord(character) for character in reserved]] = 0
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     covered = np.cumsum(counts[order])
     enough = int(np.searchsorted(covered, _COVERAGE * covered[-1])) + 1 if len(order) else 0
