@@ -1,5 +1,7 @@
 """Rounding by Hessians: less error in what comes out of a matrix, and otherwise what the grid itself does."""
 
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -242,3 +244,42 @@ def test_settings_that_cannot_work_are_refused(make, words: str) -> None:
 def test_settings_survive_json() -> None:
     spec = Compression(gptq=Gptq(importance=0.175, calibration="generated", batches=4))
     assert tree.from_json(Compression, tree.to_json(spec)) == spec
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.mark.gpu
+@GPU
+@EVERY_GRID
+def test_the_gpu_rounds_as_the_processor_does(grid: Grid) -> None:
+    weight, hessian = weights(300, 256), correlated(256, inputs=2000)
+    on_gpu = gptq_quantize(weight, hessian.cuda(), grid, Gptq())
+    on_cpu = gptq_quantize(weight, hessian, grid, Gptq())
+    assert on_gpu.ints.device == weight.device
+    # A weight that falls to the other side of a border by its last bit moves those behind it.
+    assert float((on_gpu.ints != on_cpu.ints).float().mean()) < 0.05
+    assert output_error(weight, on_gpu, hessian) == pytest.approx(
+        output_error(weight, on_cpu, hessian), rel=0.01
+    )
+
+
+@pytest.mark.gpu
+@GPU
+def test_a_network_of_35_million_weights_takes_seconds_on_a_gpu() -> None:
+    shapes = {"query": (512, 512), "keys": (256, 512), "out": (512, 512), "up": (2048, 512)}
+    shapes |= {"down": (512, 2048)}
+    parameters = {
+        f"{layer}.{name}": torch.nn.Parameter(0.05 * torch.randn(shape))
+        for layer in range(11)
+        for name, shape in shapes.items()
+    }
+    parameters["embedding"] = torch.nn.Parameter(0.05 * torch.randn(8192, 512))
+    hessians = {}
+    for name, value in parameters.items():
+        x = torch.randn(4096, value.shape[1], device="cuda")
+        hessians[name] = x.mT @ x / 4096
+    roles = dict.fromkeys(parameters, "mlp_up")
+    began = time.perf_counter()
+    compress_model(parameters, roles, {"mlp_up": GRIDS[0]}, hessians=hessians, gptq=Gptq())
+    assert time.perf_counter() - began < 20

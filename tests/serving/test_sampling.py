@@ -1,5 +1,6 @@
 """Text that a model writes for its calibration: its own distribution, packed like training text."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -83,3 +84,15 @@ def test_hessians_are_gathered_on_it_while_it_is_written(model: LanguageModel) -
 
     written, told = gather_hessians(model, batches()), gather_hessians(model, list(batches()))
     assert all(torch.equal(written[name], told[name]) for name in told)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_draws_from_what_one_full_forward_predicts(model: LanguageModel) -> None:
+    on_gpu = copy.deepcopy(model).cuda()
+    for ids, targets, starts in sampled(on_gpu, temperature=1e-4):
+        with torch.no_grad():
+            logs = on_gpu.log_probabilities(ids, starts)
+        chosen = logs.gather(-1, targets[..., None])[..., 0]
+        # Recorded steps sum in another order, so that nearly equal tokens may change places.
+        assert float((logs.amax(dim=-1) - chosen).max()) < 2e-3
