@@ -1,12 +1,17 @@
 """The source that counts is the whole import closure of evaluation and nothing that cannot run."""
 
 import ast
+import base64
+import bz2
+import json
+import re
 import subprocess
 import sys
 
-import brotli
+import pytest
 
 from bytegolf.artifact import source
+from bytegolf.submission import launcher
 
 
 def test_the_closure_covers_what_an_import_loads() -> None:
@@ -63,11 +68,54 @@ def test_stripping_removes_words_and_keeps_the_program() -> None:
     assert space["A"].__doc__ is None
 
 
-def test_the_counted_bytes_hold_every_module_of_the_closure() -> None:
+def packed(script: bytes) -> dict[str, str]:
+    """What a script's launcher would unpack."""
+    (text,) = re.findall(r"^SOURCES = '([^']*)'$", script.decode("ascii"), re.MULTILINE)
+    return json.loads(bz2.decompress(base64.b85decode(text)))
+
+
+def test_the_counted_bytes_are_a_script_that_holds_every_module_of_the_closure() -> None:
     roots = ("bytegolf.artifact",)
-    data = source.compressed_source(roots)
-    assert len(data) == source.source_bytes(roots)
-    text = brotli.decompress(data).decode()
-    ast.parse(text)
+    script = source.script(roots)
+    assert len(script) == source.source_bytes(roots)
+    ast.parse(script)
+    sources = packed(script)
+    assert sources == source.files(roots)
+    assert len(sources) == len(source.import_closure(roots))
     for name in source.import_closure(roots):
-        assert f"# {name}\n" in text
+        part = name.replace(".", "/")
+        assert {f"{part}.py", f"{part}/__init__.py"} & sources.keys()
+    for text in sources.values():
+        ast.parse(text)
+
+
+def test_files_that_modules_read_travel_with_them() -> None:
+    assert "bytegolf/report/style.css" in source.files(("bytegolf.report.page",))
+    assert not [name for name in source.files((source.EVALUATION,)) if not name.endswith(".py")]
+
+
+def test_evaluation_is_a_part_of_what_ships_and_learns_from_text() -> None:
+    whole, evaluation = (
+        set(source.import_closure((root,))) for root in (source.SUBMISSION, source.EVALUATION)
+    )
+    assert evaluation < whole
+    assert "bytegolf.evaluation.adaptation.lora" in evaluation
+    assert "bytegolf.runner" in whole - evaluation
+    assert not [name for name in evaluation if name.startswith(("bytegolf.report", "bytegolf.running"))]
+    assert source.source_bytes((source.EVALUATION,)) < source.source_bytes()
+
+
+@pytest.mark.parametrize(
+    ("root", "needs"),
+    [(source.EVALUATION, launcher.EVALUATION_NEEDS), (source.SUBMISSION, launcher.TRAINING_NEEDS)],
+)
+def test_the_launcher_asks_for_every_package_that_importing_needs(root: str, needs: tuple[str, ...]) -> None:
+    found = set()
+    for text in (text for name, text in source.files((root,)).items() if name.endswith(".py")):
+        for node in source._running(ast.parse(text), functions=False):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    # Kernels ask themselves whether there is a compiler for them.
+    assert found - set(sys.stdlib_module_names) - {"bytegolf", "triton"} == set(needs)

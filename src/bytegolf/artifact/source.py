@@ -45,7 +45,7 @@ def script(roots: tuple[str, ...] = (SUBMISSION,)) -> bytes:
     data = json.dumps(files(roots), ensure_ascii=False).encode()
     # Of the standard library's compressors, this one makes the least of program text.
     packed = base64.b85encode(bz2.compress(data)).decode()
-    launcher = stripped(_file(SUBMISSION).read_text("utf-8")) + "\n"
+    launcher = _text(SUBMISSION) + "\n"
     assert launcher.count(_PLACE) == 1
     text = _TITLE + launcher.replace(_PLACE, f"SOURCES = '{packed}'\n")
     return text.encode("ascii")
@@ -54,10 +54,15 @@ def script(roots: tuple[str, ...] = (SUBMISSION,)) -> bytes:
 def files(roots: tuple[str, ...] = (SUBMISSION,)) -> dict[str, str]:
     """What `script(roots)` unpacks: the text of each file, by its path."""
     names = import_closure(roots)
-    found = {_path(_file(name)): stripped(_file(name).read_text("utf-8")) for name in names}
+    found = {_path(_file(name)): _text(name) for name in names}
     folders = {_file(name).parent for name in names}
     data = sorted(path for folder in folders for pattern in _DATA for path in folder.glob(pattern))
     return found | {_path(path): path.read_text("utf-8") for path in data}
+
+
+@functools.cache
+def _text(name: str) -> str:
+    return stripped(_file(name).read_text("utf-8"))
 
 
 def _path(file: Path) -> str:
@@ -124,7 +129,8 @@ def _running(node: ast.AST, *, functions: bool) -> Iterator[ast.AST]:
             yield from _running(child, functions=functions)
 
 
-def _imports(name: str) -> set[str]:
+@functools.cache
+def _imports(name: str) -> frozenset[str]:
     """Modules of the package that importing `name` runs: those it names, and the packages around them."""
     file = _file(name)
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
@@ -139,4 +145,4 @@ def _imports(name: str) -> set[str]:
             named.update(f"{base}.{alias.name}" for alias in node.names)
     ours = [target.split(".") for target in named if target.split(".")[0] == _PACKAGE]
     around = {".".join(parts[:length]) for parts in ours for length in range(1, len(parts) + 1)}
-    return {target for target in around if _file(target).is_file()} - {name}
+    return frozenset(target for target in around if _file(target).is_file()) - {name}
