@@ -61,10 +61,12 @@ def documents() -> Iterator[tuple[int, int]]:
     yield from zip(STARTS.tolist(), [*STARTS[1:].tolist(), len(IDS) - 1], strict=True)
 
 
-def merged(model: LanguageModel, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+def merged(
+    model: LanguageModel, a: dict[str, Tensor], b: dict[str, Tensor], scale: float
+) -> dict[str, Tensor]:
     """The weights with every low-rank product added to its matrix."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return weights | {name: weights[name] + (a[name] @ b[name]).mT for name in a}
+    return weights | {name: weights[name] + scale * (a[name] @ b[name]).mT for name in a}
 
 
 def one_by_one(spec: DocumentLora) -> np.ndarray:
@@ -72,6 +74,7 @@ def one_by_one(spec: DocumentLora) -> np.ndarray:
     nats = np.zeros(len(IDS) - 1)
     generator = torch.Generator().manual_seed(0)
     fresh: dict[str, Tensor] = {}
+    scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
     for name, module in MODEL.named_modules():
         if isinstance(module, Linear) and module.roles["weight"] in spec.targets:
             inputs = module.weight.shape[1]
@@ -85,30 +88,43 @@ def one_by_one(spec: DocumentLora) -> np.ndarray:
         }
         factors = [*a.values(), *(value.requires_grad_() for value in b.values())]
         moments = [(torch.zeros_like(factor), torch.zeros_like(factor)) for factor in factors]
-        for step, scored in enumerate(range(first, last, spec.chunk), start=1):
+        step = 0
+        for scored in range(first, last, spec.chunk):
             stop = min(scored + spec.chunk, last)
             start = max(first, scored + spec.chunk - spec.length)
             ids = torch.from_numpy(IDS[None, start : stop + 1])
             starts = torch.zeros(1, stop - start, dtype=torch.bool)
             starts[0, 0] = start == first
-            losses = functional_call(MODEL, merged(MODEL, a, b), (ids[:, :-1], ids[:, 1:], starts))
+            losses = functional_call(MODEL, merged(MODEL, a, b, scale), (ids[:, :-1], ids[:, 1:], starts))
             nats[scored:stop] = losses[0, scored - start :].detach()
             if stop == last:
                 continue
-            gradients = torch.autograd.grad(losses[0, scored - start :].mean(), factors)
-            with torch.no_grad():
-                for factor, gradient, (mean, square) in zip(factors, gradients, moments, strict=True):
-                    mean.lerp_(gradient, 1 - spec.beta1)
-                    square.lerp_(gradient.square(), 1 - spec.beta2)
-                    root = (square / (1 - spec.beta2**step)).sqrt() + 1e-8
-                    factor -= spec.learning_rate * mean / (1 - spec.beta1**step) / root
+            for again in range(spec.steps):
+                if again:
+                    losses = functional_call(
+                        MODEL, merged(MODEL, a, b, scale), (ids[:, :-1], ids[:, 1:], starts)
+                    )
+                gradients = torch.autograd.grad(losses[0, scored - start :].mean(), factors)
+                step += 1
+                with torch.no_grad():
+                    for factor, gradient, (mean, square) in zip(factors, gradients, moments, strict=True):
+                        mean.lerp_(gradient, 1 - spec.beta1)
+                        square.lerp_(gradient.square(), 1 - spec.beta2)
+                        root = (square / (1 - spec.beta2**step)).sqrt() + spec.epsilon
+                        factor *= 1 - spec.learning_rate * spec.weight_decay
+                        factor -= spec.learning_rate * mean / (1 - spec.beta1**step) / root
     return nats
 
 
-def test_it_is_the_published_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+LATER_SETTINGS: dict[str, Any] = {"alpha": 9.0, "beta1": 0.0, "beta2": 0.99, "epsilon": 1e-10}
+
+
+@pytest.mark.parametrize("settings", [{}, LATER_SETTINGS | {"weight_decay": 2.0}, {"steps": 2}])
+def test_it_is_the_published_loop(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # The reference needs a module whose call is the loss.
     monkeypatch.setattr(LanguageModel, "forward", LanguageModel.losses)
-    spec = replace(SPEC, targets=(Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.MLP_UP))
+    targets = (Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.MLP_UP)
+    spec = replace(SPEC, targets=targets, **settings)
     expected, found = one_by_one(spec), adapted(spec)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
     plain = score(MODEL, BYTES, IDS, STARTS, PerDocument(40, 16)).nats_N
@@ -232,6 +248,11 @@ def test_a_role_that_no_matrix_has_is_named() -> None:
         ({"length": 255}, "length=255 is shorter than chunk=256"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"beta2": 1.0}, "beta2=1.0"),
+        ({"steps": 0}, "steps=0"),
+        ({"alpha": 0.0}, "alpha=0.0"),
+        ({"epsilon": 0.0}, "epsilon=0.0"),
+        ({"weight_decay": 200.0}, "weight_decay=200.0"),
+        ({"warm_start": 0}, "warm_start=0"),
         ({"targets": ()}, "targets=none"),
         ({"targets": (Role.SCALAR,)}, "targets=scalar; name one or more of .*attention_query"),
     ],

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import RecipeError
-from bytegolf.evaluation.windows import Chunked, DocumentChunks, PerDocument, Plan, Sliding, WindowPlan
+from bytegolf.evaluation.windows import (
+    Chunked,
+    DocumentBlocks,
+    DocumentChunks,
+    PerDocument,
+    Plan,
+    Sliding,
+    WindowPlan,
+)
 
 
 def with_stride(kind: type[Sliding] | type[PerDocument]) -> st.SearchStrategy[WindowPlan]:
@@ -16,7 +24,10 @@ def with_stride(kind: type[Sliding] | type[PerDocument]) -> st.SearchStrategy[Wi
 
 
 in_chunks = st.integers(1, 40).flatmap(
-    lambda length: st.builds(DocumentChunks, st.just(length), st.integers(1, length))
+    lambda length: (
+        st.builds(DocumentChunks, st.just(length), st.integers(1, length))
+        | st.builds(DocumentBlocks, st.just(length), st.integers(1, length))
+    )
 )
 plans = st.builds(Chunked, st.integers(1, 40)) | with_stride(Sliding) | with_stride(PerDocument) | in_chunks
 document_starts = st.lists(st.integers(0, 130), max_size=8).map(lambda xs: np.array(sorted({0, *xs})))
@@ -35,7 +46,7 @@ def test_every_target_is_scored_once_and_in_order(plan: Plan, starts: np.ndarray
 
 @pytest.mark.parametrize("rest", [0, 1, -1])
 @pytest.mark.parametrize("stride", [16, 64])
-@pytest.mark.parametrize("kind", [Sliding, PerDocument, DocumentChunks])
+@pytest.mark.parametrize("kind", [Sliding, PerDocument, DocumentChunks, DocumentBlocks])
 def test_ends_of_texts_are_neither_dropped_nor_repeated(kind: Any, stride: int, rest: int) -> None:
     plan = kind(1024, stride)
     for targets in (2 * stride + rest, 1024 + rest, 1024, 3 * 1024 + 5 * stride + rest):
@@ -128,3 +139,9 @@ def test_a_stride_that_would_skip_tokens_is_refused(kind: type[Sliding] | type[P
 def test_an_empty_chunk_is_refused() -> None:
     with pytest.raises(RecipeError, match="length=0"):
         Chunked(0)
+
+
+def test_a_block_begins_half_a_length_after_the_one_before() -> None:
+    windows = list(DocumentBlocks(length=16, chunk=4).windows(np.array([0, 30]), 45))
+    assert [(w.start, w.scored) for w in windows if w.start >= 30] == [(30, 30), (30, 34), (30, 38), (30, 42)]
+    assert [w.start for w in windows if w.start < 30] == [0, 0, 0, 0, 8, 8, 16, 16]

@@ -13,7 +13,6 @@ from bytegolf.errors import RecipeError
 from bytegolf.model.linear import Linear
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.spec import LanguageModel
-from bytegolf.model.stream import Stream
 
 
 class RowLowRank:
@@ -137,13 +136,13 @@ class _Count:
 
 @torch.no_grad()
 def _uses(model: LanguageModel, slots: list[Linear]) -> list[int]:
-    """How often one pass of the network uses each of these matrices."""
+    """How often one pass of the network, head included, uses each of these matrices."""
     counts = [_Count(module.weight.shape[0]) for module in slots]
     for module, count in zip(slots, counts, strict=True):
         module.adapter = count
     try:
         ids_11 = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        model.hidden(ids_11, Stream.of(torch.ones(1, 1, dtype=torch.bool), device=model.device))
+        model.log_probabilities(ids_11, torch.ones(1, 1, dtype=torch.bool))
     finally:
         for module in slots:
             module.adapter = None
