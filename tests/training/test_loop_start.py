@@ -9,13 +9,17 @@ import pytest
 import torch
 from toy_training import NETWORK, changed, finished, network, outcome, same_bits, trainer
 
+from bytegolf.model.attention import Attention
 from bytegolf.model.injection import Parcae
 from bytegolf.model.lanes import Lanes
 from bytegolf.model.loop import Loop
+from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import Model
+from bytegolf.model.stack import Block
 from bytegolf.training.budget import Budget
 from bytegolf.training.loop import Progress, Trainer
 from bytegolf.training.looping import begin_unlooped
+from bytegolf.training.ranks import Ranks
 
 LOOP = Loop(0, 1, 3, start=0.5, injection=Parcae(truncate=1), extra_passes=1)
 
@@ -137,3 +141,31 @@ def test_nothing_is_compiled_where_a_loop_begins(monkeypatch: pytest.MonkeyPatch
         counts[passes] = prepared
     # As much code for many passes as for few, but for the injection, whose first pass back takes no gradient.
     assert counts[2] + 1 == counts[4]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_compiled_on_a_gpu_where_a_loop_begins() -> None:
+    block = Block(Attention(heads=2, key_value_heads=1), SquaredMlp(64))
+    layout = with_loop(
+        Loop(1, 2, 3, start=0.5, injection=Parcae(truncate=1)),
+        width=64,
+        layers=(block,) * 5,
+        skips="gated",
+        lanes=Lanes(4),
+    )
+    run = trainer(
+        changed(budget=Budget(steps=8), average=None),
+        ranks=Ranks(device=torch.device("cuda")),
+        stages=begin_unlooped,
+        layout=layout,
+        dtype=torch.bfloat16,
+    )
+    run.model.to("cuda")
+    torch.compiler.reset()
+    run.model.compile_parts()
+    run.warm_up()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        finished(run)
+    assert run.model.stack.passes == 3
