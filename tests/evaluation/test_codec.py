@@ -76,10 +76,11 @@ def test_small_and_odd_texts_come_back(data: bytes) -> None:
     round_trip(data, streams=None)
 
 
-def test_pieces_come_back_too() -> None:
+@pytest.mark.parametrize("casing", [False, True])
+def test_pieces_come_back_too(casing: bool) -> None:
     documents = [Document(TEXT.decode(), "genesis")]
-    tokenizer = train_sentencepiece(documents, 300)
-    odd = TEXT + b"\xff\xc3 \xe2\x96\x81 end"
+    tokenizer = train_sentencepiece(documents, 300, casing=casing)
+    odd = TEXT + b"\xff\xc3 \xe2\x96\x81 eND \xee\x80\x81End"
     round_trip(odd, tokenizer=tokenizer, model=network(tokenizer.vocabulary))
 
 

@@ -18,8 +18,9 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
+from bytegolf.text.documents import Document
 from bytegolf.tokens.ledger import byte_counts
-from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, train_sentencepiece
 from bytegolf.training.budget import Budget
 
 TINY = Model(width=8, layers=(Block(Attention(2, 1), SquaredMlp(8)),), vocabulary=257)
@@ -101,6 +102,13 @@ def test_a_lossy_tokenizer_s_bytes_are_never_passed(lossy: Tokenizer, texts: lis
     verdict = each_byte_once(tried, encoded, passage, None)
     assert verdict.outcome == "not checked", verdict
     assert "changes its text" in verdict.sentence
+
+
+def test_capitals_that_are_markers_are_no_change_of_the_text() -> None:
+    texts = [b"The NASA Launch", "iPhone \ue001End \u2581 É".encode(), b"\xff OpenAI"]
+    tokenizer = train_sentencepiece([Document("The end of THE launch, " * 9, "a")], 280, casing=True)
+    verdict = each_byte_once(subject(tokenizer), texts, Passage.of(tokenizer, texts), None)
+    assert verdict.outcome == "pass", verdict
 
 
 def test_a_wrong_count_of_a_lossy_tokenizer_s_bytes_fails_all_the_same(lossy: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """Writing: the same distribution as one full forward, the settings, document ends, and long texts."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
 from bytegolf.serving.generate import generate, text
-from bytegolf.tokens.tokenizer import ByteTokenizer
+from bytegolf.text.documents import Document
+from bytegolf.tokens.tokenizer import ByteTokenizer, train_sentencepiece
 
 TOKENIZER = ByteTokenizer()
+CASED = train_sentencepiece([Document("The end of THE launch, " * 9, "a")], 275, casing=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +36,10 @@ class Scripted:
 
     device = torch.device("cpu")
 
-    def __init__(self, script: bytes, *, then: int = TOKENIZER.bos) -> None:
-        self.script, self.then, self.fed = script, then, []
+    def __init__(
+        self, script: Sequence[int], *, then: int = TOKENIZER.bos, vocabulary: int = TOKENIZER.vocabulary
+    ) -> None:
+        self.script, self.then, self.vocabulary, self.fed = script, then, vocabulary, []
 
     def hidden(self, ids_BT, stream) -> torch.Tensor:
         self.fed.append((ids_BT[0].tolist(), stream.starts_BT[0].tolist()))
@@ -42,7 +47,7 @@ class Scripted:
 
     def distribution(self, h) -> torch.Tensor:
         written = len(self.fed) - 1
-        scores = torch.full((1, TOKENIZER.vocabulary), -50.0)
+        scores = torch.full((1, self.vocabulary), -50.0)
         scores[..., self.script[written] if written < len(self.script) else self.then] = 0.0
         return scores
 
@@ -116,6 +121,30 @@ def test_characters_spread_over_tokens_are_joined_and_a_cut_one_is_marked() -> N
     script = "naïve 語".encode()
     assert text(Scripted(script), TOKENIZER, "", tokens=50) == "naïve 語"
     assert text(Scripted(script), TOKENIZER, "", tokens=len(script) - 1) == "naïve \N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "continuation"),
+    [("The ", "NASA Launch"), ("", "iPhone"), ("the \ue001", "Café\ue002")],
+)
+def test_markers_are_written_as_the_capitals_they_mark(prompt: str, continuation: str) -> None:
+    whole, begun = CASED.encode(prompt + continuation).tolist(), len(CASED.encode(prompt))
+    script = Scripted(whole[begun:], then=CASED.bos, vocabulary=CASED.vocabulary)
+    pieces = list(generate(script, CASED, prompt, temperature=0.0))
+    assert b"".join(pieces).decode() == continuation
+    assert pieces.count(b"") == sum(token in CASED.markers for token in whole[begun:])
+
+
+def test_a_word_that_the_prompt_leaves_in_capitals_goes_on_so() -> None:
+    script = Scripted(CASED.encode("sa x").tolist(), then=CASED.bos, vocabulary=CASED.vocabulary)
+    assert text(script, CASED, "The NA", temperature=0.0) == "SA x"
+
+
+def test_misplaced_markers_are_written_without_effect() -> None:
+    title, capitals, *_ = CASED.markers
+    ids = [title, capitals, *CASED.encode(" go"), title, title]
+    script = Scripted(ids, then=CASED.bos, vocabulary=CASED.vocabulary)
+    assert text(script, CASED, "", temperature=0.0) == " go"
 
 
 def test_a_prompt_of_any_bytes_is_taken(model: LanguageModel) -> None:

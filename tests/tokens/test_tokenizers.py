@@ -192,10 +192,11 @@ def test_a_saved_table_loads_from_its_file(tmp_path):
     assert load_tokenizer(str(path)).digest == trained().digest
 
 
+@pytest.mark.parametrize("make", [trained, cased])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_damaged_tables_are_refused_or_harmless(data):
-    table = bytearray(trained().to_bytes())
+def test_damaged_tables_are_refused_or_harmless(make, data):
+    table = bytearray(make().to_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         table[data.draw(st.integers(0, len(table) - 1))] ^= data.draw(st.integers(1, 255))
     cut = bytes(table[: data.draw(st.integers(0, len(table)))])

@@ -11,7 +11,7 @@ from torch import Tensor
 from bytegolf.errors import RecipeError
 from bytegolf.model.decoding import Reader
 from bytegolf.model.spec import LanguageModel
-from bytegolf.tokens.tokenizer import Tokenizer
+from bytegolf.tokens.tokenizer import Tokenizer, text_ids
 
 
 def generate(
@@ -38,8 +38,7 @@ def generate(
     afresh from the last half of them. Raises `RecipeError` for a setting that cannot work.
     """
     _check(tokens, temperature, top_k, top_p, context)
-    allowed_V = torch.tensor([bool(piece) for piece in tokenizer.token_bytes])
-    allowed_V[list(tokenizer.markers)] = True
+    allowed_V = torch.from_numpy(text_ids(tokenizer))
     allowed_V[tokenizer.bos] = stop_at_document_end
     chooser = _Chooser(temperature, top_k, top_p, seed, allowed_V)
     ids = [tokenizer.bos, *(int(token) for token in tokenizer.encode(prompt))]

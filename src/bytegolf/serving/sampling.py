@@ -11,7 +11,7 @@ from torch import Tensor
 from bytegolf.compression.calibration import as_scored
 from bytegolf.model.decoding import Reader
 from bytegolf.model.spec import LanguageModel
-from bytegolf.tokens.tokenizer import Tokenizer
+from bytegolf.tokens.tokenizer import Tokenizer, text_ids
 
 
 def sampled_batches(
@@ -32,7 +32,7 @@ def sampled_batches(
     # A new one may record a graph, which must be of the passes that are meant.
     with as_scored(model):
         reader = Reader(model, rows, length)
-    allowed_V = torch.tensor([bool(piece) for piece in tokenizer.token_bytes])
+    allowed_V = torch.from_numpy(text_ids(tokenizer))
     allowed_V[tokenizer.bos] = True
     generator = torch.Generator().manual_seed(seed)
     for _ in range(batches):

@@ -24,6 +24,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Tokenizer",
     "load_tokenizer",
+    "text_ids",
     "tokenizer_from_bytes",
     "train_sentencepiece",
 ]
@@ -65,6 +66,13 @@ class Tokenizer(Protocol):
     def digest(self) -> str:
         """SHA-256 of the uncompressed table: equal tokenizers have equal digests."""
         ...
+
+
+def text_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """bool (vocabulary,): the ids that make up texts, which are those with bytes and the markers."""
+    of_text = np.array([bool(piece) for piece in tokenizer.token_bytes])
+    of_text[list(tokenizer.markers)] = True
+    return of_text
 
 
 def tokenizer_from_bytes(data: bytes) -> Tokenizer:
