@@ -18,7 +18,7 @@ from bytegolf.artifact.container import Contents, write_artifact
 from bytegolf.cli import commands, packing
 from bytegolf.cli.arguments import read_command
 from bytegolf.cli.draft import Draft
-from bytegolf.cli.options import COMMANDS, Compress, Evaluate
+from bytegolf.cli.options import COMMANDS, Compress, Evaluate, command_of
 from bytegolf.cli.recipe_files import built_in, find_recipe
 from bytegolf.cli.sweep import read_sweep
 from bytegolf.compression.compress import compress_model
@@ -129,7 +129,7 @@ def words_of(command: str) -> list[str]:
 
 def check_command(words: list[str]) -> None:
     """Reads a command line as the program does, without doing what it says. Raises `BytegolfError`."""
-    name, rest = words[0], words[1:]
+    name, rest = command_of(words)
     if name not in (*COMMANDS, "--help", "--version"):
         raise RecipeError(f"no command {name}")
     if not rest:

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bytegolf.cli.arguments import read_command
+from bytegolf.cli.help_pages import print_command
 from bytegolf.cli.options import ExportChallenge
-from bytegolf.submission.folder import LIMIT_BYTES, Labels, Sizes, open_run, refuse_existing, write
+from bytegolf.submission.folder import Labels, Sizes, open_run, refuse_existing, write
 
 _TOO_LARGE = 1
 _SHORT = {"-o": "out"}
@@ -18,6 +19,9 @@ _SHORT = {"-o": "out"}
 
 def export_challenge(words: Sequence[str]) -> int:
     """`bytegolf export challenge RUN …`"""
+    if {"--help", "-h"} & set(words):
+        print_command("export challenge")
+        return 0
     options: ExportChallenge = read_command("export challenge", ExportChallenge, words, short=_SHORT)
     run = Path(options.run)
     target = Path(options.out) if options.out else run / "challenge"
@@ -27,7 +31,7 @@ def export_challenge(words: Sequence[str]) -> int:
     over = submission.sizes.over
     if over > 0 and not options.force:
         print(
-            f"bytegolf: {over:,} bytes over the {LIMIT_BYTES:,} of the challenge; lower "
+            f"bytegolf: {over:,} bytes over the {submission.sizes.limit:,} of the challenge; lower "
             f"compression.budget_bytes by as many (bytegolf compress {run}), or write it anyway with --force",
             file=sys.stderr,
         )
@@ -52,7 +56,7 @@ def _print_sizes(console: Console, sizes: Sizes) -> None:
     table.add_row("code (train_gpt.py)", f"{sizes.code:,}")
     table.add_row("weights (artifact.bg without its tokenizer)", f"{sizes.model:,}")
     style = "bold red" if sizes.over > 0 else "bold"
-    table.add_row(f"counted, of {LIMIT_BYTES:,} allowed", f"{sizes.total:,}", style=style)
+    table.add_row(f"counted, of {sizes.limit:,} allowed", f"{sizes.total:,}", style=style)
     table.add_row("artifact.bg on disk", f"{sizes.artifact:,}", style="dim")
     table.add_row("code that evaluation alone would need", f"{sizes.evaluation:,}", style="dim")
     console.print(table, highlight=False)

@@ -59,9 +59,14 @@ class Sizes:
         return self.code + self.model
 
     @property
+    def limit(self) -> int:
+        """What the challenge allows."""
+        return LIMIT_BYTES
+
+    @property
     def over(self) -> int:
-        """Bytes above what the challenge allows; 0 or less fits."""
-        return self.total - LIMIT_BYTES
+        """Bytes above the limit; 0 or less fits."""
+        return self.total - self.limit
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ def describe(submission: Submission, labels: Labels) -> dict[str, Any]:
         "bytes_model": sizes.model,
         "bytes_tokenizer": sizes.tokenizer,
         "bytes_artifact": sizes.artifact,
-        "bytes_limit": LIMIT_BYTES,
+        "bytes_limit": sizes.limit,
         "hardware": labels.hardware or machine["gpu"] or machine["cpu"],
         "python_version": machine["python"],
         "pytorch_version": machine["torch"],
