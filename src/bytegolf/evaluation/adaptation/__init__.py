@@ -5,6 +5,9 @@ changes is a copy of the model, or adapters on one, that live as long as the ses
 """
 
 from bytegolf.evaluation.adaptation.lora import DocumentLora
+from bytegolf.evaluation.adaptation.phases import Phases
 from bytegolf.evaluation.adaptation.sgd import ScoreFirstSgd
 
 Adaptation = ScoreFirstSgd | DocumentLora
+
+__all__ = ["Adaptation", "DocumentLora", "Phases", "ScoreFirstSgd"]
