@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bytegolf import doctor
 from bytegolf.doctor import Finding, Machine, diagnose, print_diagnosis, this_machine
-from bytegolf.kernels import attention, capped_loss, rms_norm
+from bytegolf.kernels import activated_projection, attention, capped_loss, rms_norm
 
 CPU = Machine(torch.device("cpu"), "", 4, 4, bfloat16=False, compiler=True)
 GPU = Machine(torch.device("cuda"), "Example 9000", 16, 8, bfloat16=True, compiler=True)
@@ -39,9 +39,11 @@ def test_the_cpu_bodies_named_are_the_ones_that_run(monkeypatch: pytest.MonkeyPa
     spy(capped_loss.reference, "capped_cross_entropy", "reference")
     spy(rms_norm, "saved_rms_norm", "saved")
     spy(rms_norm, "reference_rms_norm", "reference")
+    spy(activated_projection.reference, "squared_projection", "reference")
     here = choices(CPU)
     rms_norm.rms_norm(torch.randn(2, 4))
     capped_loss.capped_cross_entropy(torch.randn(3, 4), torch.randn(5, 4), None, torch.zeros(3).long(), None)
+    activated_projection.squared_projection(torch.randn(3, 4), torch.randn(5, 4), 0.5)
     q, places, document = torch.randn(1, 3, 2, 4), torch.arange(3), torch.zeros(1, 3).long()
     attention.attend(
         q,
@@ -54,7 +56,7 @@ def test_the_cpu_bodies_named_are_the_ones_that_run(monkeypatch: pytest.MonkeyPa
         window=None,
         segments=None,
     )
-    assert ran == [here["normalization"], here["loss"], here["attention"]]
+    assert ran == [here["normalization"], here["loss"], here["MLP"], here["attention"]]
 
 
 def test_precision_follows_what_training_takes() -> None:
@@ -62,6 +64,12 @@ def test_precision_follows_what_training_takes() -> None:
     assert choices(GPU)["precision"] == "bfloat16"
     expected = doctor.compute_dtype("auto", this_machine().device)
     assert f"torch.{choices()['precision']}" == str(expected)
+
+
+def test_without_triton_a_gpu_stores_its_logits() -> None:
+    bare = Machine(torch.device("cuda"), "Example 9000", 16, 8, bfloat16=True, compiler=True, triton=False)
+    assert choices(GPU)["loss"] == choices(GPU)["MLP"] == "triton"
+    assert choices(bare)["loss"] == choices(bare)["MLP"] == "reference"
 
 
 def test_compiling_without_a_compiler_is_said_before_it_fails() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bytegolf.kernels.fused import FUSED_KERNELS
 from bytegolf.runner import compute_dtype
 from bytegolf.running.environment import describe_environment
 
@@ -35,6 +36,7 @@ class Machine:
     threads: int
     bfloat16: bool
     compiler: bool
+    triton: bool = True
 
 
 #: Optional packages: module, what it adds, the extra that installs it.
@@ -58,6 +60,7 @@ def this_machine() -> Machine:
         threads=torch.get_num_threads(),
         bfloat16=compute_dtype("auto", device) == torch.bfloat16,
         compiler=_has_compiler(),
+        triton=FUSED_KERNELS,
     )
 
 
@@ -105,7 +108,12 @@ def _operations(machine: Machine) -> Iterator[Finding]:
         yield Finding("precision", "float32", "this processor has no fast bfloat16 (AVX512-BF16 or AMX)")
     if cuda:
         yield Finding("attention", "varlen", "packed FlashAttention; reference in float32 and while decoding")
-        yield Finding("loss", "reference", "compiled: one fused pass")
+        if machine.triton:
+            yield Finding("loss", "triton", "no logits are stored; reference in float32")
+            yield Finding("MLP", "triton", "product and activation in one kernel; reference in float32")
+        else:
+            yield Finding("loss", "reference", "compiled; Triton, which is not installed, saves its logits")
+            yield Finding("MLP", "reference", "compiled: the activation is fused with what follows")
         yield Finding("normalization", "reference", "compiled: fused with its neighbours")
     else:
         yield Finding(
@@ -114,8 +122,9 @@ def _operations(machine: Machine) -> Iterator[Finding]:
             "masked matrix products; torch's fused operator for scoring and decoding",
         )
         yield Finding("loss", "chunked", "logits stay in the cache, which halves the time on a CPU")
+        yield Finding("MLP", "reference", "a matrix product, then its activation")
         yield Finding("normalization", "saved", "fewer passes over memory than the plain form")
-    yield Finding("orthogonalization", "reference", "batched matrix products in the compute precision")
+    yield Finding("orthogonalization", "reference", "batched matrix products; gram where gram_above asks")
     if cuda and machine.compiler:
         yield Finding("compile", "on", "each block on its own; the first step waits for it")
     elif cuda:

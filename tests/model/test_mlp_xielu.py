@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import RecipeError
-from bytegolf.model.mlp import PUBLISHED_XIELU, XieluMlp, published_xielu, xielu
+from bytegolf.kernels.activated_projection import quadratic
+from bytegolf.model.mlp import PUBLISHED_XIELU, XieluMlp, published_xielu
 from bytegolf.model.roles import Role
 
 numbers = st.floats(-3, 3, allow_nan=False)
@@ -21,7 +22,7 @@ def test_the_activation_and_its_derivative_are_the_stated_ones(
 ) -> None:
     a, b = coefficients[:2] if h > 0 else coefficients[2:]
     argument = torch.tensor(h, dtype=torch.float64, requires_grad=True)
-    y = xielu(argument, torch.tensor(coefficients, dtype=torch.float64))
+    y = quadratic(argument, torch.tensor(coefficients, dtype=torch.float64))
     y.backward()
     assert y.item() == pytest.approx(h * (a * h + b), rel=1e-12, abs=1e-12)
     assert argument.grad is not None
@@ -32,7 +33,7 @@ def test_gradients_of_the_coefficients_are_those_of_differences() -> None:
     torch.manual_seed(0)
     h = torch.randn(40, dtype=torch.float64, requires_grad=True)
     coefficients = torch.tensor(PUBLISHED_XIELU[7], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(xielu, (h, coefficients))
+    assert torch.autograd.gradcheck(quadratic, (h, coefficients))
 
 
 @torch.no_grad()
@@ -80,11 +81,11 @@ def test_half_precision_rounds_the_result_and_not_the_coefficients() -> None:
     h = torch.linspace(-4, 4, 801, dtype=torch.bfloat16)
     # In bfloat16 it would be 1.0.
     coefficients = torch.tensor([1.003, 0.0, 1.003, 0.0])
-    found = xielu(h, coefficients)
+    found = quadratic(h, coefficients)
     assert found.dtype == torch.bfloat16
     coarser = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    assert not torch.equal(found, xielu(h, coarser))
-    exact = xielu(h.double(), coefficients.double())
+    assert not torch.equal(found, quadratic(h, coarser))
+    exact = quadratic(h.double(), coefficients.double())
     error = (found.double() - exact).abs() / exact.abs().clamp_min(1e-9)
     # Two products are rounded, each by at most 2⁻⁸.
     assert float(error.max()) < 2.01 * 2.0**-8

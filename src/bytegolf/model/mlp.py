@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
+from bytegolf.kernels.activated_projection import (
+    leaky_square,
+    quadratic,
+    quadratic_projection,
+    squared_projection,
+)
 from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.linear import Linear, ResidualLinear
 from bytegolf.model.roles import Component, Role
@@ -51,7 +57,11 @@ class SquaredMlpLayer(Component):
         self.down = ResidualLinear(spec.hidden, width, Role.MLP_DOWN)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        h_BTM = torch.nn.functional.leaky_relu(self.up(x_BTD), self.slope).square()
+        if self.up.adapter is None:
+            self.up.observe(x_BTD)
+            h_BTM = squared_projection(x_BTD, self.up.used_weight(), self.slope)
+        else:
+            h_BTM = leaky_square(self.up(x_BTD), self.slope)
         return self.down(rms_norm(h_BTM) if self.norm_output else h_BTM)
 
 
@@ -156,16 +166,12 @@ class XieluMlpLayer(Component):
             self.register_buffer("coefficients_4", start_4, persistent=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        h_BTM = xielu(self.up(x_BTD), self.coefficients_4)
+        if self.up.adapter is None:
+            self.up.observe(x_BTD)
+            h_BTM = quadratic_projection(x_BTD, self.up.used_weight(), self.coefficients_4)
+        else:
+            h_BTM = quadratic(self.up(x_BTD), self.coefficients_4)
         return self.down(rms_norm(h_BTM) if self.norm_output else h_BTM)
-
-
-def xielu(h: Tensor, coefficients_4: Tensor) -> Tensor:
-    """h (a h + b), elementwise, with the first two coefficients where h > 0 and the last two elsewhere."""
-    # As second factors single numbers neither widen 16-bit types nor, as first ones on a CPU, are rounded.
-    square_above, slope_above, square_below, slope_below = coefficients_4.unbind()
-    above, below = h * (h * square_above + slope_above), h * (h * square_below + slope_below)
-    return torch.where(h > 0, above, below)
 
 
 Mlp = SquaredMlp | SwiGlu | XieluMlp

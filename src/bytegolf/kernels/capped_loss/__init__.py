@@ -1,7 +1,7 @@
 """Cross-entropy of soft-capped logits.
 
-Shapes: N tokens, D width, V vocabulary. Bodies: `reference` (anywhere; on GPUs the compiler fuses it),
-`chunked` (CPU: logits of a few hundred tokens at a time, never stored).
+Shapes: N tokens, D width, V vocabulary. Bodies: `reference` (anywhere), `chunked` (CPU: logits of a few
+hundred tokens at a time, never stored), `triton` (CUDA GPUs, 16-bit: logits of a tile, never stored).
 """
 
 from torch import Tensor
@@ -12,6 +12,10 @@ from bytegolf.kernels.capped_loss.chunked import (
     chunked_capped_cross_entropy_and_normalizer,
 )
 from bytegolf.kernels.capped_loss.reference import CapForm, soft_cap
+from bytegolf.kernels.fused import FUSED_KERNELS, runs_fused
+
+if FUSED_KERNELS:
+    from bytegolf.kernels.capped_loss.triton import fused_capped_cross_entropy_and_normalizer
 
 __all__ = ["CapForm", "capped_cross_entropy", "capped_cross_entropy_and_normalizer", "soft_cap"]
 
@@ -27,6 +31,8 @@ def capped_cross_entropy(
     """−log softmax(soft_cap(h tableᵀ + bias))[target] in nats, (N,), float32 at least."""
     if h_ND.device.type == "cpu":
         return chunked_capped_cross_entropy(h_ND, table_VD, bias_V, targets_N, cap, form)
+    if runs_fused(h_ND):
+        return fused_capped_cross_entropy_and_normalizer(h_ND, table_VD, bias_V, targets_N, cap, form)[0]
     return reference.capped_cross_entropy(h_ND, table_VD, bias_V, targets_N, cap, form)
 
 
@@ -41,4 +47,6 @@ def capped_cross_entropy_and_normalizer(
     """The same, and logsumexp(soft_cap(h tableᵀ + bias)), (N,), of which z-loss is the square."""
     if h_ND.device.type == "cpu":
         return chunked_capped_cross_entropy_and_normalizer(h_ND, table_VD, bias_V, targets_N, cap, form)
+    if runs_fused(h_ND):
+        return fused_capped_cross_entropy_and_normalizer(h_ND, table_VD, bias_V, targets_N, cap, form)
     return reference.capped_cross_entropy_and_normalizer(h_ND, table_VD, bias_V, targets_N, cap, form)

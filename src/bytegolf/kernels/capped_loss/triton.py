@@ -1,0 +1,348 @@
+"""Soft-capped cross-entropy on GPUs, fused with the product that makes the logits.
+
+Shapes: N tokens, D width, V vocabulary, P parts of the vocabulary. No N × V logits are stored: the forward
+pass keeps one logarithm a token and part (as Wijmans et al. 2024, arXiv 2411.09009), the backward pass
+computes the logits again, a slab of tokens at a time, turns them into their gradient where they are made, and
+leaves the two remaining products to the library.
+"""
+
+from typing import Any
+
+import torch
+import triton  # type: ignore[import-not-found]
+import triton.language as tl  # type: ignore[import-not-found]
+from torch import Tensor
+
+from bytegolf.kernels.capped_loss.reference import CapForm
+from bytegolf.kernels.fused import Tiles
+from bytegolf.kernels.product_tile import product_tile
+
+# With 128 registers a thread two tiles share a multiprocessor: one computes exponentials, one multiplies.
+FORWARD_TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128)
+BACKWARD_TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128)
+#: Logits' gradients in flight: 2²⁸ of 16 bits are half a gigabyte, and enough tokens for fast products.
+_SLAB = 2**28
+#: Columns that one program walks over: enough of them that its start counts little, and programs enough for
+#: a whole GPU from some 4,000 tokens on.
+_PART_COLUMNS = 2048
+
+_NO_CAP: tl.constexpr = tl.constexpr(0)
+_TANH: tl.constexpr = tl.constexpr(1)
+_POLYNOMIAL: tl.constexpr = tl.constexpr(2)
+
+
+@triton.jit
+def _capped(z, cap, FORM: tl.constexpr):
+    if FORM == _TANH:
+        # c tanh(z / c), by the one exponential that the hardware has.
+        z = 2.0 * cap / (1.0 + tl.exp(z * (-2.0 / cap))) - cap
+    if FORM == _POLYNOMIAL:
+        # Clamped before too: u⁵ would overflow.
+        u = tl.minimum(tl.maximum(z / cap, -2.0), 2.0)
+        square = u * u
+        bent = u * (1.0 - square / 3.0 + square * square / 15.0)
+        z = cap * tl.minimum(tl.maximum(bent, -1.0), 1.0)
+    return z
+
+
+@triton.jit
+def _times_slope(gradient, z, capped, cap, FORM: tl.constexpr):
+    """gradient · d capped / d z."""
+    if FORM == _TANH:
+        u = capped / cap
+        gradient = gradient * (1.0 - u * u)
+    if FORM == _POLYNOMIAL:
+        u = tl.minimum(tl.maximum(z / cap, -2.0), 2.0)
+        square = u * u
+        slope = 1.0 - square + square * square / 3.0
+        gradient = tl.where(tl.abs(capped) >= cap, 0.0, gradient * slope)
+    return gradient
+
+
+@triton.jit
+def _target_logits(h_ND, table_VD, rows_n, target_n, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
+    """Σ_d h[row, d] table[target, d] for each row, in float32."""
+    h_rows = h_ND + rows_n.to(tl.int64)[:, None] * WIDTH
+    table_rows = table_VD + target_n[:, None] * WIDTH
+    logit_n = tl.zeros_like(target_n).to(tl.float32)
+    for start in range(0, WIDTH, DEPTH):
+        depth = start + tl.arange(0, DEPTH)
+        h = tl.load(h_rows + depth[None, :], mask=depth[None, :] < WIDTH, other=0.0)
+        entry = tl.load(table_rows + depth[None, :], mask=depth[None, :] < WIDTH, other=0.0)
+        logit_n += tl.sum(h.to(tl.float32) * entry.to(tl.float32), axis=1)
+    return logit_n
+
+
+@triton.jit
+def _forward_kernel(
+    h_ND,
+    table_VD,
+    bias_V,
+    targets_N,
+    part_normalizers_PN,
+    target_logits_N,
+    tokens,
+    vocabulary,
+    cap,
+    WIDTH: tl.constexpr,
+    FORM: tl.constexpr,
+    BIASED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    TILES_PER_PART: tl.constexpr,
+):
+    """The logsumexp of ROWS tokens over one part of the vocabulary; in the first, the targets' logits too."""
+    part = tl.program_id(1)
+    all_rows_n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # The last tiles repeat the last token and the last column instead of reading beyond the end.
+    rows_n = tl.minimum(all_rows_n, tokens - 1)
+    highest_n = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    total_n = tl.zeros((ROWS,), dtype=tl.float32)
+    for tile in range(TILES_PER_PART):
+        all_columns_v = (part * TILES_PER_PART + tile) * COLUMNS + tl.arange(0, COLUMNS)
+        columns_v = tl.minimum(all_columns_v, vocabulary - 1)
+        z = product_tile(h_ND, table_VD, rows_n, columns_v, WIDTH, ROWS, COLUMNS, DEPTH)
+        if BIASED:
+            z += tl.load(bias_V + columns_v)[None, :]
+        z = tl.where((all_columns_v < vocabulary)[None, :], _capped(z, cap, FORM), float("-inf"))
+        higher_n = tl.maximum(highest_n, tl.max(z, axis=1))
+        total_n = total_n * tl.exp(highest_n - higher_n) + tl.sum(tl.exp(z - higher_n[:, None]), axis=1)
+        highest_n = higher_n
+    normalizer_n = highest_n + tl.log(total_n)
+    present_n = all_rows_n < tokens
+    tl.store(part_normalizers_PN + part.to(tl.int64) * tokens + rows_n, normalizer_n, mask=present_n)
+    if part == 0:
+        target_n = tl.load(targets_N + rows_n)
+        logit_n = _target_logits(h_ND, table_VD, rows_n, target_n, WIDTH, DEPTH)
+        if BIASED:
+            logit_n += tl.load(bias_V + target_n)
+        tl.store(target_logits_N + rows_n, _capped(logit_n, cap, FORM), mask=present_n)
+
+
+@triton.jit
+def _backward_kernel(
+    h_ND,
+    table_VD,
+    bias_V,
+    targets_N,
+    normalizer_N,
+    loss_gradient_N,
+    normalizer_gradient_N,
+    logit_gradient_NV,
+    tokens,
+    vocabulary,
+    cap,
+    WIDTH: tl.constexpr,
+    FORM: tl.constexpr,
+    BIASED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """One tile of the gradient of the logits before their cap."""
+    column_tiles = tl.cdiv(vocabulary, COLUMNS)
+    all_rows_n = (tl.program_id(0) // column_tiles) * ROWS + tl.arange(0, ROWS)
+    all_columns_v = (tl.program_id(0) % column_tiles) * COLUMNS + tl.arange(0, COLUMNS)
+    rows_n = tl.minimum(all_rows_n, tokens - 1)
+    columns_v = tl.minimum(all_columns_v, vocabulary - 1)
+    z = product_tile(h_ND, table_VD, rows_n, columns_v, WIDTH, ROWS, COLUMNS, DEPTH)
+    if BIASED:
+        z += tl.load(bias_V + columns_v)[None, :]
+    capped = _capped(z, cap, FORM)
+    probability = tl.exp(capped - tl.load(normalizer_N + rows_n)[:, None])
+    loss_gradient_n = tl.load(loss_gradient_N + rows_n)
+    both_n = loss_gradient_n + tl.load(normalizer_gradient_N + rows_n)
+    # d loss / d capped = softmax − onehot, d normalizer / d capped = softmax.
+    is_target = all_columns_v[None, :] == tl.load(targets_N + rows_n).to(tl.int32)[:, None]
+    gradient = probability * both_n[:, None]
+    gradient = tl.where(is_target, gradient - loss_gradient_n[:, None], gradient)
+    gradient = _times_slope(gradient, z, capped, cap, FORM)
+    # A slab has fewer than 2³¹ entries.
+    place = logit_gradient_NV + all_rows_n[:, None] * vocabulary + all_columns_v[None, :]
+    present = (all_rows_n < tokens)[:, None] & (all_columns_v < vocabulary)[None, :]
+    tl.store(place, gradient.to(logit_gradient_NV.dtype.element_ty), mask=present)
+
+
+def losses_and_normalizers(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    cap: float | None,
+    form: str,
+    *,
+    tiles: Tiles = FORWARD_TILES,
+) -> tuple[Tensor, Tensor]:
+    """Losses and normalizers, (N,) each in float32; h and table are contiguous and of one type."""
+    (tokens, width), vocabulary = h_ND.shape, table_VD.shape[0]
+    tiles_per_part = max(1, _PART_COLUMNS // tiles.columns)
+    parts = triton.cdiv(vocabulary, tiles_per_part * tiles.columns)
+    part_normalizers_PN = h_ND.new_empty((parts, tokens), dtype=torch.float32)
+    target_logits_N = h_ND.new_empty(tokens, dtype=torch.float32)
+    _forward_kernel[(triton.cdiv(tokens, tiles.rows), parts)](
+        h_ND,
+        table_VD,
+        bias_V,
+        targets_N,
+        part_normalizers_PN,
+        target_logits_N,
+        tokens,
+        vocabulary,
+        _bound(cap),
+        WIDTH=width,
+        FORM=_form(cap, form),
+        BIASED=bias_V is not None,
+        TILES_PER_PART=tiles_per_part,
+        **tiles.launch,
+    )
+    normalizer_N = torch.logsumexp(part_normalizers_PN, dim=0)
+    return normalizer_N - target_logits_N, normalizer_N
+
+
+def logit_gradients(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    normalizer_N: Tensor,
+    gradients_N: tuple[Tensor, Tensor],
+    cap: float | None,
+    form: str,
+    *,
+    tiles: Tiles = BACKWARD_TILES,
+) -> Tensor:
+    """The gradient of the logits before their cap, (N, V) in the type of h.
+
+    `gradients_N`: those of losses and normalizers, float32, contiguous.
+    """
+    (tokens, width), vocabulary = h_ND.shape, table_VD.shape[0]
+    logit_gradient_NV = h_ND.new_empty((tokens, vocabulary))
+    _backward_kernel[(triton.cdiv(tokens, tiles.rows) * triton.cdiv(vocabulary, tiles.columns),)](
+        h_ND,
+        table_VD,
+        bias_V,
+        targets_N,
+        normalizer_N,
+        *gradients_N,
+        logit_gradient_NV,
+        tokens,
+        vocabulary,
+        _bound(cap),
+        WIDTH=width,
+        FORM=_form(cap, form),
+        BIASED=bias_V is not None,
+        **tiles.launch,
+    )
+    return logit_gradient_NV
+
+
+def _bound(cap: float | None) -> float:
+    return 1.0 if cap is None else cap
+
+
+def _form(cap: float | None, form: str) -> int:
+    return 0 if cap is None else 1 if form == "tanh" else 2
+
+
+@torch.library.custom_op("bytegolf::capped_loss", mutates_args=())
+def _loss(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    cap: float | None,
+    form: str,
+) -> tuple[Tensor, Tensor]:
+    return losses_and_normalizers(h_ND, table_VD, bias_V, targets_N, cap, form)
+
+
+@_loss.register_fake
+def _(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    cap: float | None,
+    form: str,
+) -> tuple[Tensor, Tensor]:
+    shape = h_ND.shape[:1]
+    return h_ND.new_empty(shape, dtype=torch.float32), h_ND.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("bytegolf::capped_loss_gradient", mutates_args=())
+def _loss_gradient(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    normalizer_N: Tensor,
+    loss_gradient_N: Tensor,
+    normalizer_gradient_N: Tensor,
+    cap: float | None,
+    form: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of h, table and bias, the last empty without one."""
+    vocabulary = table_VD.shape[0]
+    h_gradient_ND = torch.empty_like(h_ND)
+    table_gradient_VD = torch.zeros_like(table_VD, dtype=torch.float32)
+    bias_gradient_V = table_gradient_VD.new_zeros(0 if bias_V is None else vocabulary)
+    slab = max(1, _SLAB // vocabulary)
+    for first in range(0, h_ND.shape[0], slab):
+        rows = slice(first, first + slab)
+        gradients = (loss_gradient_N[rows].contiguous(), normalizer_gradient_N[rows].contiguous())
+        logit_gradient_SV = logit_gradients(
+            h_ND[rows], table_VD, bias_V, targets_N[rows], normalizer_N[rows], gradients, cap, form
+        )
+        torch.mm(logit_gradient_SV, table_VD, out=h_gradient_ND[rows])
+        table_gradient_VD += logit_gradient_SV.mT @ h_ND[rows]
+        if bias_V is not None:
+            bias_gradient_V += logit_gradient_SV.sum(dim=0, dtype=torch.float32)
+    return h_gradient_ND, table_gradient_VD.to(table_VD.dtype), bias_gradient_V
+
+
+@_loss_gradient.register_fake
+def _(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    normalizer_N: Tensor,
+    loss_gradient_N: Tensor,
+    normalizer_gradient_N: Tensor,
+    cap: float | None,
+    form: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    entries = 0 if bias_V is None else table_VD.shape[0]
+    bias_gradient_V = table_VD.new_empty(entries, dtype=torch.float32)
+    return torch.empty_like(h_ND), torch.empty_like(table_VD), bias_gradient_V
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    h_ND, table_VD, bias_V, targets_N, ctx.cap, ctx.form = inputs
+    ctx.save_for_backward(h_ND, table_VD, bias_V, targets_N, output[1])
+
+
+def _propagate(ctx: Any, *gradients_N: Tensor) -> tuple[Tensor | None, ...]:
+    h_ND, table_VD, bias_V, targets_N, normalizer_N = ctx.saved_tensors
+    h, table, bias = _loss_gradient(
+        h_ND, table_VD, bias_V, targets_N, normalizer_N, *gradients_N, ctx.cap, ctx.form
+    )
+    return h, table, None if bias_V is None else bias, None, None, None
+
+
+_loss.register_autograd(_propagate, setup_context=_remember)
+
+
+def fused_capped_cross_entropy_and_normalizer(
+    h_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    cap: float | None,
+    form: CapForm = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """See `bytegolf.kernels.capped_loss.capped_cross_entropy_and_normalizer`; on a CUDA GPU."""
+    bias_V = None if bias_V is None else bias_V.float()
+    table_VD = table_VD.to(h_ND.dtype).contiguous()
+    return _loss(h_ND.contiguous(), table_VD, bias_V, targets_N.contiguous(), cap, form)

@@ -1,0 +1,44 @@
+"""Whether fused GPU kernels can run, and how their matrix products are cut into tiles."""
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Whether kernels written in Triton can be imported and have a GPU that they were written for.
+FUSED_KERNELS = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether products with `x` are taken by the fused kernels: on CUDA GPUs, in 16 bits."""
+    return FUSED_KERNELS and x.device.type == "cuda" and x.element_size() == 2
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a product of (rows, depth) and (columns, depth)ᵀ is cut up: powers of two, 16 or more.
+
+    warps: groups of 32 threads for a tile; stages: slices of depth that are in flight; registers: bound for
+    each thread, so that more tiles run side by side. Fixed instead of tuned at the first step, which would
+    take seconds of every start and let rounding differ from run to run; benchmarks/kernel_speed.py compares.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    registers: int | None = None
+
+    @property
+    def launch(self) -> dict[str, int | None]:
+        """What a kernel is started with."""
+        return {
+            "ROWS": self.rows,
+            "COLUMNS": self.columns,
+            "DEPTH": self.depth,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "maxnreg": self.registers,
+        }

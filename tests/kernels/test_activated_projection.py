@@ -1,0 +1,143 @@
+"""Projection and activation: the plain form against formulas, the fused one, where it can run, against it."""
+
+from typing import Any
+
+import pytest
+import torch
+from fused_device import DEVICE, TYPES, error, needs_fused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bytegolf.kernels import activated_projection
+from bytegolf.kernels.activated_projection import (
+    leaky_square,
+    quadratic,
+    quadratic_projection,
+    reference,
+    squared_projection,
+)
+from bytegolf.kernels.deterministic import deterministic_algorithms
+
+#: Above zero and below it: unlike each other, and of both signs.
+COEFFICIENTS = (1.1, 0.3, 0.7, -0.4)
+#: Tokens, width, channels: one tile and a little, none full, widths that the tile's depth does not divide.
+SHAPES = [(131, 48, 150), (128, 64, 128), (1, 8, 5), (70, 130, 33)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(h=st.floats(-50, 50), slope=st.floats(0, 1))
+def test_the_activations_are_their_formulas(h: float, slope: float) -> None:
+    value = torch.tensor(h, dtype=torch.float64)
+    squared = h * h if h > 0 else (slope * h) ** 2
+    assert float(leaky_square(value, slope)) == pytest.approx(squared, abs=1e-12)
+    a, b = COEFFICIENTS[:2] if h > 0 else COEFFICIENTS[2:]
+    coefficients = torch.tensor(COEFFICIENTS, dtype=torch.float64)
+    assert float(quadratic(value, coefficients)) == pytest.approx(h * (a * h + b), abs=1e-12)
+
+
+def test_the_squared_activation_is_a_case_of_the_quadratic_one() -> None:
+    h = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    coefficients = torch.tensor([1.0, 0.0, 0.25, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(leaky_square(h, 0.5), quadratic(h, coefficients))
+
+
+def test_gradients_of_the_plain_forms_are_their_slopes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (
+        torch.randn(*size, generator=generator, dtype=torch.float64).requires_grad_()
+        for size in ((2, 3, 4), (5, 4))
+    )
+    coefficients = torch.tensor(COEFFICIENTS, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: squared_projection(x, w, 0.5), (x, weight))
+    assert torch.autograd.gradcheck(quadratic_projection, (x, weight, coefficients))
+
+
+def test_a_cpu_takes_the_plain_form() -> None:
+    x, weight = torch.randn(2, 3, 4).bfloat16(), torch.randn(5, 4)
+    coefficients = torch.tensor(COEFFICIENTS)
+    for ours, theirs in (
+        (squared_projection(x, weight, 0.5), reference.squared_projection(x, weight, 0.5)),
+        (
+            quadratic_projection(x, weight, coefficients),
+            reference.quadratic_projection(x, weight, coefficients),
+        ),
+    ):
+        assert ours.dtype == torch.bfloat16
+        assert ours.shape == (2, 3, 5)
+        assert torch.equal(ours, theirs)
+
+
+class TestFused:
+    pytestmark = needs_fused
+
+    @pytest.fixture
+    def fused(self) -> Any:
+        from bytegolf.kernels.activated_projection import triton
+
+        return triton
+
+    @staticmethod
+    def problem(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+        tokens, width, channels = shape
+        generator = torch.Generator().manual_seed(0)
+        sizes = [(tokens, width), (channels, width), (tokens, channels)]
+        x, weight, toward = (torch.randn(*s, generator=generator).to(DEVICE, dtype) for s in sizes)
+        return [x.requires_grad_(), (weight / width**0.5).detach().requires_grad_()], toward
+
+    @staticmethod
+    def setting(squared: bool) -> Tensor | float:
+        return 0.5 if squared else torch.tensor(COEFFICIENTS, device=DEVICE, requires_grad=True)
+
+    @pytest.mark.parametrize("dtype", TYPES)
+    @pytest.mark.parametrize("squared", [True, False])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_fused_equals_reference(
+        self, fused: Any, shape: tuple[int, int, int], squared: bool, dtype: torch.dtype
+    ) -> None:
+        name = "squared_projection" if squared else "quadratic_projection"
+        leaves, toward = self.problem(shape, dtype)
+        setting = self.setting(squared)
+        leaves += [setting] if isinstance(setting, Tensor) else []
+        exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+        ours = getattr(fused, f"fused_{name}")(*leaves[:2], setting)
+        theirs = getattr(reference, name)(*exact[:2], setting if squared else exact[2])
+        assert ours.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+        assert error(ours, theirs) < tolerance
+        gradients = torch.autograd.grad(ours, leaves, toward)
+        expected = torch.autograd.grad(theirs, exact, toward.double())
+        for leaf, a, b in zip(leaves, gradients, expected, strict=True):
+            assert a.dtype == leaf.dtype
+            assert error(a, b) < tolerance
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_every_entry_is_written(self, fused: Any, shape: tuple[int, int, int]) -> None:
+        (x, weight), _ = self.problem(shape, torch.float32)
+        # With this setting torch fills new tensors with not-a-number.
+        with torch.no_grad(), deterministic_algorithms(warn_only=False):
+            written = fused.project_and_activate(x, weight, None, 0.25)
+            slopes = fused._slope(written[0], written[1], None, 0.25)[0]
+        assert all(tensor.isfinite().all() for tensor in (*written, slopes))
+
+    def test_rows_of_any_number_of_dimensions_are_projected(self, fused: Any) -> None:
+        (x, weight), _ = self.problem((24, 16, 40), torch.float32)
+        flat = fused.fused_squared_projection(x, weight, 0.5)
+        folded = fused.fused_squared_projection(x.unflatten(0, (2, 3, 4)), weight, 0.5)
+        assert torch.equal(folded.flatten(0, 2), flat)
+
+    def test_the_operators_are_what_compiled_code_takes_them_for(self, fused: Any) -> None:
+        (x, weight), toward = self.problem((20, 16, 40), torch.float32)
+        coefficients = self.setting(squared=False)
+        torch.library.opcheck(fused._project, (x, weight, coefficients, 0.0))
+        torch.library.opcheck(fused._project, (x, weight, None, 0.25))
+        hidden = (x @ weight.mT).detach()
+        torch.library.opcheck(fused._slope, (toward, hidden, coefficients.detach(), 0.0))  # type: ignore[union-attr]
+
+    @pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA GPU")
+    def test_a_gpu_takes_the_fused_body_in_16_bits(self, fused: Any) -> None:
+        (x, weight), _ = self.problem((70, 64, 130), torch.bfloat16)
+        coefficients = self.setting(squared=False)
+        ours = activated_projection.quadratic_projection(x, weight.float(), coefficients)  # type: ignore[arg-type]
+        assert torch.equal(ours, fused.fused_quadratic_projection(x, weight, coefficients))
+        assert ours.grad_fn is not None
