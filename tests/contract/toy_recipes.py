@@ -3,12 +3,14 @@
 import dataclasses
 from typing import Any
 
+from bytegolf.compression.gptq import Gptq
 from bytegolf.evaluation.adaptation import DocumentLora, ScoreFirstSgd
+from bytegolf.evaluation.adaptation.phases import Phases
 from bytegolf.evaluation.windows import Chunked, Sliding
 from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramSum, BigramXor
 from bytegolf.model.embedding import FactoredEmbedding
-from bytegolf.model.mlp import SquaredMlp, SwiGlu
+from bytegolf.model.mlp import SquaredMlp, SwiGlu, XieluMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.value_embedding import ValueEmbedding
 from bytegolf.training.budget import Budget
@@ -19,6 +21,7 @@ SMALL: dict[type, dict[str, Any]] = {
     Attention: {"heads": 4, "key_value_heads": 2, "rotary_dimensions": 0},
     SquaredMlp: {"hidden": 48},
     SwiGlu: {"hidden": 48},
+    XieluMlp: {"hidden": 48},
     Model: {"width": 32},
     FactoredEmbedding: {"inner": 16},
     BigramSum: {"buckets": 64, "width": 16},
@@ -36,6 +39,8 @@ SMALL: dict[type, dict[str, Any]] = {
     Sliding: {"length": 32, "stride": 16},
     Chunked: {"length": 32},
     DocumentLora: {"rank": 2, "chunk": 16, "length": 32},
+    Phases: {"prefix": 2, "count": 1},
+    Gptq: {"batches": 1, "rows": 2},
     ScoreFirstSgd: {"chunk": 256, "length": 32, "rows": 4},
 }
 
