@@ -18,6 +18,7 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
+from bytegolf.text.casing import MARKERS
 from bytegolf.text.documents import Document
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, train_sentencepiece
@@ -69,9 +70,9 @@ def test_an_excerpt_is_a_stream_of_the_text_s_own_parts(texts: list[bytes], toke
         assert any(piece in text for text in texts)
 
 
-@pytest.fixture(scope="module")
-def lossy(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """A small model with the settings of the 16 MB challenge's."""
+@pytest.fixture(scope="module", params=["", MARKERS], ids=["plain", "casing"])
+def lossy(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Tokenizer:
+    """A small model with the settings of the 16 MB challenge's, for text with marked capitals or without."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["The first of many lines, with 42 numbers.", "Über die Brücke, weit!"] * 20),
@@ -86,6 +87,7 @@ def lossy(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
         bos_id=1,
         eos_id=2,
         unk_id=3,
+        user_defined_symbols=list(request.param),
     )
     path: Path = tmp_path_factory.mktemp("lossy") / "small.model"
     path.write_bytes(model.getvalue())
@@ -93,7 +95,9 @@ def lossy(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @settings(max_examples=50, deadline=None)
-@given(texts=st.lists(st.text(st.sampled_from(list("the first of  \n\u3000½éx▁"))), min_size=1, max_size=3))
+@given(
+    texts=st.lists(st.text(st.sampled_from(list("the First OF  \n\u3000½éx▁\ue001"))), min_size=1, max_size=3)
+)
 def test_a_lossy_tokenizer_s_bytes_are_never_passed(lossy: Tokenizer, texts: list[str]) -> None:
     # Of text such as "▁" this tokenizer keeps nothing, and nothing cannot be scored.
     encoded = [text.encode() for text in texts if len(lossy.encode(text))] or [b"the"]

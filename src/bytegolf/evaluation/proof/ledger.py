@@ -55,7 +55,9 @@ def each_byte_once(
         return failed(BYTES, problem, **numbers)
     for number, (text, start, end) in enumerate(zip(texts, passage.starts, ends, strict=True)):
         restored = tokenizer.decode(ids[start + 1 : end])
-        true = len(text) if tokenizer.lossless else _counted_bytes(restored)
+        # The challenge's rule leaves out the space put before the first word.
+        space = not tokenizer.lossless and tokenizer.token_bytes[ids[start + 1]].startswith(b" ")
+        true = len(text) if tokenizer.lossless else len(restored) - space
         if tokenizer.lossless and restored != text:
             return failed(BYTES, f"The tokens of document {number} are not its text.", **numbers)
         if int(ledger_D[number]) != true:
@@ -89,8 +91,3 @@ def _scored_once(taking: Taking, numbers: dict) -> str:
         missing = times == 0
         return f"{int(missing.sum()):,} targets have no score, the first is {int(np.argmax(missing)):,}."
     return ""
-
-
-def _counted_bytes(restored: bytes) -> int:
-    """What the challenge's rule comes to: the normalized text without the space put before its first word."""
-    return len(restored) - restored.startswith(b" ")
