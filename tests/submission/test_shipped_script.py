@@ -76,7 +76,7 @@ def test_the_shipped_bytes_reproduce_every_score(
 ) -> None:
     assert "bytegolf is not installed" in elsewhere("-c", "import bytegolf").stderr
     before = sorted(shipped.iterdir())
-    done = elsewhere("train_gpt.py", "--every", "--text", str(text))
+    done = elsewhere("train_gpt.py", "--every", "--text", str(text), "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert scores(done.stdout) == recorded(finished)
     assert done.stdout.count(": reproduced\n") == 3
