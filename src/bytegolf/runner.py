@@ -19,7 +19,8 @@ from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.report.page import write_report
 from bytegolf.running.environment import describe_environment, seconds_since_start
-from bytegolf.running.export import early_plan, export, refuse_hopeless_budget
+from bytegolf.running.export import export
+from bytegolf.running.grids import early_plan, refuse_hopeless_budget
 from bytegolf.running.outcome import evaluate_run
 from bytegolf.running.prepared import open_data
 from bytegolf.running.progress import Display

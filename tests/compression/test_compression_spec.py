@@ -29,9 +29,9 @@ def test_specs_survive_json(spec: Compression) -> None:
     assert tree.from_json(Compression, tree.to_json(spec)) == spec
 
 
-def test_fixed_bits_give_every_role_but_scalar_a_grid() -> None:
+def test_fixed_bits_give_every_role_but_scalar_and_gate_a_grid() -> None:
     grids = _MIXED.grids()
-    assert grids.keys() == {str(role) for role in Role} - {"scalar"}
+    assert grids.keys() == {str(role) for role in Role} - {"scalar", "gate"}
     assert grids["embedding"] == Grid(8)
     assert grids["mlp_up"] == Grid(6, StandardDeviations(12.85))
 

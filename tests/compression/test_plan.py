@@ -1,7 +1,9 @@
 """A plan meets its byte budget with the least predicted loss, or says what would fit."""
 
+import functools
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,14 @@ from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression import costs
 from bytegolf.compression import plan as planning
 from bytegolf.compression.compress import compress_model, role_rows, storage_of
-from bytegolf.compression.costs import TENSOR_OVERHEAD_BYTES, Cost, estimate_bytes, grid_costs
+from bytegolf.compression.costs import (
+    TENSOR_OVERHEAD_BYTES,
+    Cost,
+    GridCosts,
+    estimate_bytes,
+    grid_costs,
+    refined,
+)
 from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
 from bytegolf.compression.plan import fit, is_matrix
@@ -52,6 +61,13 @@ def _matrices() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return {name: p for name, p in parameters.items() if is_matrix(p, roles[name], 4096)}, roles
 
 
+@functools.cache
+def _costs() -> GridCosts:
+    """Of the model's matrices on the default choices, equal relative errors hurting equally."""
+    matrices, roles = _matrices()
+    return grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES)
+
+
 @pytest.mark.parametrize(
     "grid",
     [Grid(8), Grid(6, StandardDeviations(12.85)), Grid(5, LeastSquares()), Grid(3, StandardDeviations(3))],
@@ -85,11 +101,11 @@ def test_a_plan_may_choose_among_storages() -> None:
     matrices, roles = _matrices()
     choices = (Float16(), Float8(), Grid(6), Grid(3), Ternary(), Binary())
     costs = grid_costs(matrices, roles, relative_sensitivities(matrices), choices)
-    for role in costs.roles.values():
-        sizes, losses = [cost.size for cost in role], [cost.loss for cost in role]
+    for group in costs.groups:
+        sizes, losses = [cost.size for cost in group.costs], [cost.loss for cost in group.costs]
         assert sizes == sorted(sizes, reverse=True)
         assert losses == sorted(losses)
-    sizes = [sum(role[place].size for role in costs.roles.values()) for place in range(len(choices))]
+    sizes = [sum(group.costs[place].size for group in costs.groups) for place in range(len(choices))]
     for place, storage in enumerate(choices):
         fitted = fit(costs, budget_bytes=round(1.001 * sizes[place]), fixed_bytes=0)
         assert fitted.fits
@@ -105,7 +121,7 @@ def test_the_written_file_meets_the_budget_and_the_prediction(budget: int) -> No
     rest = {name: tensor for name, tensor in parameters.items() if name not in matrices}
     fixed = len(pack(Contents({}, b"", dict(rest), {name: roles[name] for name in rest}, {}))[0])
     fitted = fit(
-        grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES),
+        _costs(),
         budget_bytes=budget,
         fixed_bytes=fixed,
     )
@@ -119,13 +135,8 @@ def test_the_written_file_meets_the_budget_and_the_prediction(budget: int) -> No
 
 
 def test_more_bytes_never_predict_more_loss() -> None:
-    matrices, roles = _matrices()
     losses = [
-        fit(
-            grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES),
-            budget_bytes=budget,
-            fixed_bytes=0,
-        ).loss_increase
+        fit(_costs(), budget_bytes=budget, fixed_bytes=0).loss_increase
         for budget in (80_000, 110_000, 160_000)
     ]
     assert losses == sorted(losses, reverse=True)
@@ -133,16 +144,84 @@ def test_more_bytes_never_predict_more_loss() -> None:
 
 
 def test_a_sensitive_role_gets_the_finer_grid() -> None:
-    matrices, roles = _matrices()
-    sensitivities = {
-        name: value * (1000 if roles[name] == "mlp_down" else 1)
-        for name, value in relative_sensitivities(matrices).items()
-    }
-    grids = fit(
-        grid_costs(matrices, roles, sensitivities, DEFAULT_CHOICES), budget_bytes=110_000, fixed_bytes=0
-    ).grids
+    costs = _costs()
+    groups = [
+        replace(group, costs=[Cost(cost.size, cost.loss * 1000) for cost in group.costs])
+        if group.role == "mlp_down"
+        else group
+        for group in costs.groups
+    ]
+    grids = fit(GridCosts(costs.choices, tuple(groups)), budget_bytes=110_000, fixed_bytes=0).grids
     order = {grid: place for place, grid in enumerate(DEFAULT_CHOICES)}
     assert order[grids["mlp_down"]] < order[grids["mlp_up"]]
+
+
+def test_layers_of_one_role_may_differ() -> None:
+    matrices, roles = _matrices()
+    depths = {name: name[0] for name in matrices if name[0].isdigit()}
+    sensitivities = relative_sensitivities(matrices)
+    sensitivities["0.mlp_up"] *= 1000
+    sensitivities["2.mlp_down"] /= 1000
+    choices = (Grid(6), Grid(4), Grid(3))
+    costs = grid_costs(matrices, roles, sensitivities, choices, depths=depths)
+    assert [(group.role, group.names) for group in costs.groups[:2]] == [
+        ("embedding", ("embedding.weight",)),
+        ("attention_query", ("0.attention_query",)),
+    ]
+    together = grid_costs(matrices, roles, sensitivities, choices)
+    for role in ("mlp_up", "mlp_down"):
+        parts = [group.costs for group in costs.groups if group.role == role]
+        (whole,) = (group.costs for group in together.groups if group.role == role)
+        for place, cost in enumerate(whole):
+            assert sum(part[place].size for part in parts) == pytest.approx(cost.size, rel=0.01)
+            assert sum(part[place].loss for part in parts) == pytest.approx(cost.loss)
+    fitted = fit(costs, budget_bytes=110_000, fixed_bytes=0)
+    assert fitted.loss_increase < fit(together, budget_bytes=110_000, fixed_bytes=0).loss_increase
+    plan = fitted.grids
+    assert plan.keys() >= {"embedding", "attention_query", "mlp_up", "mlp_down"}
+    found = {
+        name: storage_of(name, tensor, roles[name], plan, passthrough_elements=4096)
+        for name, tensor in matrices.items()
+    }
+    places = {name: choices.index(grid) for name, grid in found.items() if isinstance(grid, Grid)}
+    assert places["0.mlp_up"] < max(places["1.mlp_up"], places["2.mlp_up"])
+    assert places["2.mlp_down"] > min(places["0.mlp_down"], places["1.mlp_down"])
+    sizes = {group.names[0]: group.costs[places[group.names[0]]].size for group in costs.groups}
+    assert fitted.total_bytes == pytest.approx(sum(sizes.values()), abs=1)
+
+
+def test_steps_between_measured_ones_are_predicted_without_measuring() -> None:
+    matrices, roles = _matrices()
+    matrices = {name: matrices[name] for name in ("embedding.weight", "1.mlp_down")}
+    sensitivities = relative_sensitivities(matrices)
+    choices = (Float16(), *(Grid(8, StandardDeviations(k)) for k in (8.5, 12.5)), Ternary())
+    choices += (Grid(6, StandardDeviations(13.5)), Grid(5, StandardDeviations(9.6)))
+    more = refined(grid_costs(matrices, roles, sensitivities, choices))
+    assert more.choices[: len(choices)] == choices
+    assert len(more.choices) == len(choices) + 3 * 3
+    measured = grid_costs(matrices, roles, sensitivities, more.choices[len(choices) :])
+    steps = [
+        grid.clip.k / grid.limit
+        for grid in measured.choices
+        if isinstance(grid, Grid) and isinstance(grid.clip, StandardDeviations)
+    ]
+    assert len(set(steps)) == len(measured.choices)
+    for group, truth in zip(more.groups, measured.groups, strict=True):
+        for found, real in zip(group.costs[len(choices) :], truth.costs, strict=True):
+            assert found.size == pytest.approx(real.size, rel=0.01)
+            assert found.loss == pytest.approx(real.loss, rel=0.1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0.0, 1.0))
+def test_a_fitted_plan_uses_its_budget(share: float) -> None:
+    costs = refined(_costs())
+    # The coarsest grid, and 8 bits with 8.5 deviations: here finer steps would clip outliers.
+    least, most = (sum(group.costs[place].size for group in costs.groups) for place in (11, 3))
+    budget = round(1.001 * least + share * (most - least))
+    fitted = fit(costs, budget_bytes=budget, fixed_bytes=0)
+    assert fitted.fits
+    assert 0.985 * budget < fitted.total_bytes <= budget
 
 
 @settings(max_examples=60, deadline=None)
@@ -183,8 +262,7 @@ def test_thinning_a_long_front_keeps_what_fits_and_costs_little(monkeypatch: pyt
 
 
 def test_a_budget_that_cannot_be_met_says_what_would_fit() -> None:
-    matrices, roles = _matrices()
-    costs = grid_costs(matrices, roles, relative_sensitivities(matrices), DEFAULT_CHOICES)
+    costs = _costs()
     missed = fit(costs, budget_bytes=50_000, fixed_bytes=5000)
     assert not missed.fits
     assert missed.miss_bytes == missed.total_bytes - 50_000 > 0
@@ -205,14 +283,18 @@ def test_a_budget_below_the_fixed_part_says_so() -> None:
 
 def test_a_tensor_under_several_names_counts_for_each() -> None:
     tensor = torch.randn(64, 80, generator=torch.Generator().manual_seed(1))
-    once = grid_costs({"a": tensor}, {"a": "mlp_up"}, {"a": 2.0}, DEFAULT_CHOICES).roles["mlp_up"]
+    once = grid_costs({"a": tensor}, {"a": "mlp_up"}, {"a": 2.0}, DEFAULT_CHOICES).groups[0].costs
     names = ("a", "b", "c")
-    thrice = grid_costs(
-        dict.fromkeys(names, tensor),
-        dict.fromkeys(names, "mlp_up"),
-        dict.fromkeys(names, 2.0),
-        DEFAULT_CHOICES,
-    ).roles["mlp_up"]
+    thrice = (
+        grid_costs(
+            dict.fromkeys(names, tensor),
+            dict.fromkeys(names, "mlp_up"),
+            dict.fromkeys(names, 2.0),
+            DEFAULT_CHOICES,
+        )
+        .groups[0]
+        .costs
+    )
     for one, three in zip(once, thrice, strict=True):
         assert three.size == pytest.approx(3 * one.size)
         assert three.loss == pytest.approx(3 * one.loss)
@@ -268,6 +350,6 @@ def test_layers_between_the_measured_ones_are_predicted_within_one_percent(
     choices = (Grid(8), Grid(6), Grid(5), Grid(4))
     found = grid_costs(weights, dict.fromkeys(weights, "mlp_up"), dict.fromkeys(weights, 1.0), choices)
     assert len(asked) == 2 * 3
-    for choice, cost in zip(choices, found.roles["mlp_up"], strict=True):
+    for choice, cost in zip(choices, found.groups[0].costs, strict=True):
         whole = sum(real(choice.quantize(weight)) for weight in weights.values())
         assert cost.size == pytest.approx(whole, rel=0.01)

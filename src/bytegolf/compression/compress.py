@@ -12,6 +12,7 @@ from bytegolf.compression.plan import is_matrix
 from bytegolf.compression.pruning import prune_smallest
 from bytegolf.compression.storage import Storage, Stored, dequantized
 from bytegolf.errors import RecipeError
+from bytegolf.model.roles import Role
 
 #: Entries of the Hessians that are factored at once, some 4 GB with all that it takes.
 _AT_ONCE = 1 << 26
@@ -19,7 +20,10 @@ _AT_ONCE = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class RoleRow:
-    """What became of one role's matrices. `relative_error` is ‖W - quantized W‖ / ‖W‖ over all of them."""
+    """What became of one role's matrices. `relative_error` is ‖W - quantized W‖ / ‖W‖ over all of them.
+
+    Where layers differ, `bits` are those of the finest, and `clip` names the storage of each part.
+    """
 
     role: str
     bits: int
@@ -36,11 +40,13 @@ def storage_of(
 
     Raises `RecipeError` if a matrix has a role that the plan lacks.
     """
+    if role == Role.GATE and tensor.dim() == 2:
+        return plan.get(role)
     if not is_matrix(tensor, role, passthrough_elements):
         return None
     if role not in plan:
         raise RecipeError(f"{name} has role {role}, for which the plan has no grid; add one")
-    return plan[role]
+    return plan.get(name, plan[role])
 
 
 def compress_model(
@@ -115,10 +121,13 @@ def role_rows(
 ) -> list[RoleRow]:
     """One row a role with matrices of the plan. `bytes_by_role` comes from the artifact's account."""
     members: dict[str, list[str]] = {}
+    storages: dict[str, list[Storage]] = {}
     for name, tensor in parameters.items():
         role = str(roles[name])
-        if is_matrix(tensor, role, passthrough_elements):
+        storage = storage_of(name, tensor, role, plan, passthrough_elements=passthrough_elements)
+        if storage is not None:
             members.setdefault(role, []).append(name)
+            storages.setdefault(role, []).append(storage)
     rows = []
     for role, names in members.items():
         error = total = 0.0
@@ -126,8 +135,9 @@ def role_rows(
             weight = parameters[name].detach().to(torch.float32)
             error += float((weight - dequantized(compressed[name]).to(weight.device)).square().sum())
             total += float(weight.square().sum())
-        storage = plan[role]
+        bits = max(storage.bits for storage in storages[role])
+        clip = "; ".join(dict.fromkeys(storage.describe() for storage in storages[role]))
         count = sum(parameters[name].numel() for name in names)
         relative = (error / total) ** 0.5 if total else 0.0
-        rows.append(RoleRow(role, storage.bits, storage.describe(), count, bytes_by_role[role], relative))
+        rows.append(RoleRow(role, bits, clip, count, bytes_by_role[role], relative))
     return rows

@@ -1,10 +1,11 @@
-"""One grid, or other storage, for each role: the least predicted loss that fits a budget of bytes.
+"""One grid, or other storage, for each group of matrices: the least predicted loss that fits a byte budget.
 
     predicted loss increase = Σ_tensor sensitivity · ‖W - quantized W‖²
     predicted bytes         = what the coder's model gives for integers and scales, and a constant a tensor
 
-Both are sums over roles, so the best combination is found exactly: roles are joined one at a time, keeping
-every pair (bytes, loss) that no other pair beats in both.
+Groups are roles, or the part of a role in one part of the depth. Both predictions are sums over groups, so
+the best combination is found exactly: groups are joined one at a time, keeping every pair (bytes, loss) that
+no other pair beats in both.
 """
 
 import math
@@ -12,16 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
-from bytegolf.compression.costs import Cost, GridCosts
+from bytegolf.compression.costs import Cost, GridCosts, Group
 from bytegolf.compression.storage import Storage
 from bytegolf.model.roles import Role
 from bytegolf.tree import from_json, to_json
 
+#: The storage of each role, and of those parameters, by name, that are stored otherwise than their role.
 Plan = dict[str, Storage]
 
-#: Pairs kept while joining roles. Beyond it, of pairs that differ by less than 1/4000 of the budget the one
+#: Pairs kept while joining groups. Beyond it, of pairs that differ by less than 1/4000 of the budget the one
 #: with the least loss stays.
 _FRONT = 4000
 
@@ -43,79 +47,100 @@ class FittedPlan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """Plain data for a plan, by role."""
-    return {role: to_json(storage) for role, storage in plan.items()}
+    """Plain data for a plan, by role or name."""
+    return {key: to_json(storage) for key, storage in plan.items()}
 
 
 def plan_from_json(data: Mapping[str, Any]) -> Plan:
     """The plan of `plan_to_json`. Raises `RecipeError` if a storage cannot be read."""
-    return {role: from_json(Storage, storage, f"plan.{role}") for role, storage in data.items()}
+    return {key: from_json(Storage, storage, f"plan.{key}") for key, storage in data.items()}
 
 
 def is_matrix(tensor: Tensor, role: str, passthrough_elements: int) -> bool:
-    """Whether a parameter goes on a grid: two dimensions, enough weights, and not of role scalar."""
-    return tensor.dim() == 2 and tensor.numel() >= passthrough_elements and role != Role.SCALAR
+    """Whether a parameter goes on a grid: two dimensions, enough weights, and neither scalar nor gate."""
+    return (
+        tensor.dim() == 2 and tensor.numel() >= passthrough_elements and role not in (Role.SCALAR, Role.GATE)
+    )
 
 
 def fit(costs: GridCosts, *, budget_bytes: int, fixed_bytes: int) -> FittedPlan:
-    """The grid of each role that minimizes predicted loss within `budget_bytes`.
+    """The grid of each group that minimizes predicted loss within `budget_bytes`.
 
     `fixed_bytes` is all else in the file: header, tokenizer, pass-through tensors, checksum.
     """
     room = budget_bytes - fixed_bytes
-    rows = costs.roles
-    best = _least_loss(list(rows.values()), room)
+    groups = costs.groups
+    best = _least_loss([group.costs for group in groups], room)
     if best is None:
-        best = tuple(min(range(len(row)), key=lambda i: row[i].size) for row in rows.values())
-    chosen = {role: row[i] for (role, row), i in zip(rows.items(), best, strict=True)}
-    matrices = sum(cost.size for cost in chosen.values())
-    total = fixed_bytes + math.ceil(matrices)
+        best = tuple(min(range(len(group.costs)), key=lambda i: group.costs[i].size) for group in groups)
+    chosen = [group.costs[i] for group, i in zip(groups, best, strict=True)]
+    total = fixed_bytes + math.ceil(sum(cost.size for cost in chosen))
     miss = max(0, total - budget_bytes)
-    sizes = {role: cost.size for role, cost in chosen.items()}
+    sizes: dict[str, float] = {}
+    for group, cost in zip(groups, chosen, strict=True):
+        sizes[group.role] = sizes.get(group.role, 0.0) + cost.size
     return FittedPlan(
-        grids={role: costs.choices[i] for role, i in zip(rows, best, strict=True)},
+        grids=_by_role(groups, [costs.choices[i] for i in best]),
         total_bytes=total,
-        loss_increase=sum(cost.loss for cost in chosen.values()),
+        loss_increase=sum(cost.loss for cost in chosen),
         fits=miss == 0,
         miss_bytes=miss,
         remedy=_remedy(sizes, fixed_bytes, budget_bytes) if miss else "",
     )
 
 
+def _by_role(groups: Sequence[Group], storages: Sequence[Storage]) -> Plan:
+    """A role's storage is that of most of its matrices; the others stand by their names."""
+    counts: dict[str, dict[Storage, int]] = {}
+    for group, storage in zip(groups, storages, strict=True):
+        of_role = counts.setdefault(group.role, {})
+        of_role[storage] = of_role.get(storage, 0) + len(group.names)
+    plan: Plan = {role: max(of_role, key=of_role.__getitem__) for role, of_role in counts.items()}
+    for group, storage in zip(groups, storages, strict=True):
+        if storage != plan[group.role]:
+            plan |= dict.fromkeys(group.names, storage)
+    return plan
+
+
+_Floats = npt.NDArray[np.float64]
+_Ints = npt.NDArray[np.int64]
+
+
 def _least_loss(rows: Sequence[Sequence[Cost]], room: float) -> tuple[int, ...] | None:
     """The index into each row with the least total loss whose total size is within `room`, or None."""
-    front = [(0.0, 0.0, ())]
+    sizes, losses = np.zeros(1), np.zeros(1)
+    origins: list[tuple[_Ints, int]] = []
     for done, row in enumerate(rows, start=1):
-        # What the roles still to come need at least cannot be spent before them.
+        # What the groups still to come need at least cannot be spent before them.
         reserve = sum(min(cost.size for cost in later) for later in rows[done:])
-        joined = [
-            (size + cost.size, loss + cost.loss, (*indices, i))
-            for size, loss, indices in front
-            for i, cost in enumerate(row)
-            if size + cost.size + reserve <= room
-        ]
-        front = _undominated(sorted(joined))
-        if len(front) > _FRONT:
-            front = _thinned(front, room / _FRONT)
-    return min(front, key=lambda entry: entry[1])[2] if front else None
+        all_sizes = (sizes[:, None] + np.array([cost.size for cost in row])).reshape(-1)
+        all_losses = (losses[:, None] + np.array([cost.loss for cost in row])).reshape(-1)
+        kept = _front(all_sizes, all_losses, np.flatnonzero(all_sizes + reserve <= room), room)
+        if not len(kept):
+            return None
+        sizes, losses = all_sizes[kept], all_losses[kept]
+        origins.append((kept, len(row)))
+    place = int(losses.argmin())
+    indices = []
+    for kept, choices in reversed(origins):
+        place, choice = divmod(int(kept[place]), choices)
+        indices.append(choice)
+    return tuple(reversed(indices))
 
 
-_Entry = tuple[float, float, tuple[int, ...]]
-
-
-def _undominated(entries: Sequence[_Entry]) -> list[_Entry]:
-    """Of entries sorted by size, those with less loss than every smaller one."""
-    kept: list[_Entry] = []
-    for entry in entries:
-        if not kept or entry[1] < kept[-1][1]:
-            kept.append(entry)
-    return kept
-
-
-def _thinned(front: Sequence[_Entry], width: float) -> list[_Entry]:
-    """The least loss within each `width` of bytes; the smallest entry stays, so what fitted still fits."""
-    kept = {int(size / width): (size, loss, indices) for size, loss, indices in front}
-    return sorted({front[0], *kept.values()})
+def _front(sizes: _Floats, losses: _Floats, fitting: _Ints, room: float) -> _Ints:
+    """Which of the `fitting` pairs no other beats, by size; of too many, the least loss in each stretch of
+    bytes, and the smallest, so that what fitted still fits.
+    """
+    order = fitting[np.lexsort((losses[fitting], sizes[fitting]))]
+    least = np.minimum.accumulate(losses[order])
+    kept = order[np.concatenate([[True], losses[order][1:] < least[:-1]])] if len(order) else order
+    if len(kept) <= _FRONT:
+        return kept
+    stretch = (sizes[kept] / (room / _FRONT)).astype(np.int64)
+    last = np.concatenate([stretch[1:] != stretch[:-1], [True]])
+    last[0] = True
+    return kept[last]
 
 
 def _remedy(sizes: Mapping[str, float], fixed_bytes: int, budget_bytes: int) -> str:

@@ -2,26 +2,28 @@
 
 from dataclasses import dataclass
 
+from bytegolf.compression.floats import Float16
 from bytegolf.compression.gptq import Gptq
 from bytegolf.compression.grid import Grid, StandardDeviations
+from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.storage import Storage
 from bytegolf.compression.ternary import Binary
 from bytegolf.errors import RecipeError
 from bytegolf.model.roles import Role
 
-#: Steps from fine to coarse, about 0.4 bits a weight apart: 5.9 down to 1.8 bits.
+#: From fine to coarse: half precision, then grids about half a bit a weight apart, 6.9 down to 1.8 bits.
 DEFAULT_CHOICES = (
+    Float16(),
+    Grid(8, StandardDeviations(4.5)),
+    Grid(8, StandardDeviations(6.2)),
     Grid(8, StandardDeviations(8.5)),
-    Grid(8, StandardDeviations(11.5)),
-    Grid(8, StandardDeviations(15)),
-    Grid(8, StandardDeviations(20)),
+    Grid(8, StandardDeviations(12.5)),
+    Grid(8, StandardDeviations(18)),
     Grid(7, StandardDeviations(13)),
-    Grid(7, StandardDeviations(17)),
-    Grid(6, StandardDeviations(11)),
-    Grid(6, StandardDeviations(14.5)),
-    Grid(5, StandardDeviations(9)),
-    Grid(5, StandardDeviations(12)),
-    Grid(4, StandardDeviations(7)),
+    Grid(7, StandardDeviations(19)),
+    Grid(6, StandardDeviations(13.5)),
+    Grid(5, StandardDeviations(9.6)),
+    Grid(5, StandardDeviations(13.5)),
     Grid(4, StandardDeviations(8.5)),
 )
 
@@ -36,6 +38,8 @@ class RoleGrid:
     def __post_init__(self) -> None:
         if self.role == Role.SCALAR:
             raise RecipeError("role scalar has no grid; vectors and scalars are stored as floats")
+        if self.role == Role.GATE:
+            raise RecipeError("role gate has no grid in a plan; set compression.gates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,22 @@ class FixedBits:
 
     def grids(self) -> dict[str, Storage]:
         """The grid of every role."""
-        plan: dict[str, Storage] = {str(role): self.grid for role in Role if role != Role.SCALAR}
+        stored = [role for role in Role if role not in (Role.SCALAR, Role.GATE)]
+        plan: dict[str, Storage] = {str(role): self.grid for role in stored}
         return plan | {str(exception.role): exception.grid for exception in self.exceptions}
 
 
 @dataclass(frozen=True, slots=True)
 class FitBytes:
-    """One of `choices` for each role, so that the file meets its budget with the least predicted loss."""
+    """Storage for each role, so that the file meets its budget with the least predicted loss.
+
+    Out of `choices` and, with `between`, of steps between those of two that are grids of k standard
+    deviations. With `by_depth` early, looped, middle and late layers may differ.
+    """
 
     choices: tuple[Storage, ...] = DEFAULT_CHOICES
+    between: bool = True
+    by_depth: bool = True
 
     def __post_init__(self) -> None:
         if not self.choices:
@@ -102,7 +113,9 @@ class Compression:
     other grids.
 
     With `gptq` the matrices on integer grids are rounded by what their inputs looked like on some text, once
-    training is over; all others, and what training sees of the grids, stay as they are.
+    training is over; all others, and what training sees of the grids, stay as they are. `correction` then
+    adds what that lost of the worst of them. With `gates`, matrices of gates go on this grid whatever their
+    size; they are float16 otherwise.
     """
 
     plan: FixedBits | FitBytes = FixedBits()
@@ -113,6 +126,8 @@ class Compression:
     prune: float = 0.0
     prune_to_fit: bool = False
     gptq: Gptq | None = None
+    correction: LowRankCorrection | None = None
+    gates: Grid | None = None
 
     def __post_init__(self) -> None:
         if self.budget_bytes is not None and self.budget_bytes <= 0:
@@ -130,7 +145,8 @@ class Compression:
             raise RecipeError(f"prune is {self.prune:g}; give a share of the weights in [0, 1)")
         if self.prune and any(isinstance(storage, Binary) for storage in self._storages()):
             raise RecipeError(f"prune is {self.prune:g}, but binary matrices hold no zeros; set it to 0")
-
+        if self.prune and any(isinstance(storage, Grid) and storage.rotated for storage in self._storages()):
+            raise RecipeError(f"prune is {self.prune:g}, but rotated grids keep no zeros; set it to 0")
         if self.gptq is not None and not any(isinstance(storage, Grid) for storage in self._storages()):
             raise RecipeError(
                 "gptq is set, but the plan has no integer grid to round to; add one, or leave it out"

@@ -89,6 +89,7 @@ def evaluate_run(
             )
         ],
         "plan": exported.plan_rows,
+        "compression": {"seconds": exported.seconds},
         "samples": samples,
     }
     summary["date"] = summary["machine"]["date"]
