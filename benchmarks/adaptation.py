@@ -1,9 +1,12 @@
 """Scores a text with an artifact in every way: windows, and learning while scoring; gains and costs of each.
 
     python benchmarks/adaptation.py ARTIFACT TEXT… [--length L --stride S] [--out RECORD.json]
+    python benchmarks/adaptation.py ARTIFACT TEXT… --published --lora-rates --sgd-rates
+    python benchmarks/adaptation.py ARTIFACT TEXT… --also '{"type": "DocumentLora", "rank": 32}'
 
-Gains are against sliding windows without learning. Every way is a session of its own, whose ledger must be
-complete; the record holds its totals, and how many targets were given away to learn from.
+`--published` adds the settings of the 16 MB challenge's late entries, part by part. Gains are against sliding
+windows without learning. Every way is a session of its own, whose ledger must be complete; the record holds
+its totals, and how many targets were given away to learn from.
 """
 
 import argparse
@@ -19,17 +22,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, ScoreFirstSgd
+from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, Phases, ScoreFirstSgd
 from bytegolf.evaluation.bits import score_session, token_stream
 from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.passes import Watch, fitted
 from bytegolf.evaluation.windows import Chunked, PerDocument, Plan, Sliding
+from bytegolf.model.roles import Role
 from bytegolf.running.environment import describe_environment
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import Artifact, open_artifact
 from bytegolf.text.readers import read_documents
 from bytegolf.tokens.ledger import bits_per_byte
-from bytegolf.tree import to_json
+from bytegolf.tree import from_json, to_json
 
 #: Tokens that are scored in every way before its time is taken, for what happens once in a process.
 _WARM_TOKENS = 20_000
@@ -68,13 +72,56 @@ def ways(
     yield Way(Sliding(length, stride))
     yield Way(Chunked(length))
     yield Way(PerDocument(length, stride))
+    seen: set[str] = set()
     for spec in loras:
-        if spec == loras[0]:
+        plan = spec.plan(Chunked(length))
+        if plan.name not in seen:
             # The same contexts without learning, so that what learning gives can be told from the windows.
-            yield Way(spec.plan(Chunked(length)))
+            yield Way(plan)
+        seen.add(plan.name)
         yield Way(Chunked(length), spec)
     for spec in sgds:
         yield Way(Sliding(length, stride), spec)
+
+
+def published(length: int, documents: int) -> Iterator[DocumentLora]:
+    """Adapters and phases as in #1855 and #2143, in windows of `length`; then with parts changed.
+
+    There 2,500 documents of 50,000 are learned from in phases, the longest; of few documents the first two
+    thirds are, in the order of the text.
+    """
+    full = DocumentLora(
+        rank=80,
+        alpha=144.0,
+        targets=(
+            Role.ATTENTION_QUERY,
+            Role.ATTENTION_KEY,
+            Role.ATTENTION_VALUE,
+            Role.ATTENTION_OUT,
+            Role.MLP_DOWN,
+            Role.HEAD,
+        ),
+        chunk=min(48, length),
+        length=length,
+        learning_rate=1e-4,
+        beta1=0.0,
+        beta2=0.99,
+        epsilon=1e-10,
+        weight_decay=0.5,
+        per_pass=True,
+        context="kept",
+    )
+    yield full
+    yield replace(full, per_pass=False)
+    yield replace(full, targets=tuple(role for role in full.targets if role != Role.MLP_DOWN))
+    yield replace(full, warm_start=64)
+    yield replace(full, learning_rate=3e-4)
+    yield replace(full, learning_rate=1e-3)
+    phases = Phases(prefix=max(3, documents), count=3, order="text")
+    phases = replace(phases, sgd=replace(phases.sgd, length=length, rows=max(1, 65_536 // length)))
+    yield replace(full, phases=phases)
+    yield replace(full, phases=replace(phases, order="longest", prefix=max(3, documents // 20)))
+    yield replace(full, context="reread")
 
 
 def measure(
@@ -133,14 +180,29 @@ def table(found: dict[str, Any]) -> Table:
     """The record's rows for people."""
     shown = Table(box=None)
     for heading in ("windows", "learning", "bits/byte", "gain", "seconds", "tokens/s", "learned from"):
-        shown.add_column(heading, no_wrap=True)
+        shown.add_column(heading, no_wrap=heading != "learning")
     for row in found["rows"]:
         spec, ledger = row["adaptation"], row["ledger"]
-        learning = "" if spec is None else f"{spec['type']} {spec['learning_rate']:g}"
+        learning = "" if spec is None else described(spec)
         numbers = f"{row['bits_per_byte']:.4f}", f"{row['gain_over_sliding']:+.4f}", f"{row['seconds']:.1f}"
         speed, share = f"{row['tokens_per_second']:,.0f}", f"{ledger['released'] / ledger['targets']:.0%}"
         shown.add_row(row["plan"], learning, *numbers, speed, share if learning else "")
     return shown
+
+
+def described(spec: dict[str, Any]) -> str:
+    """An adaptation's class, and what of its settings is not the default."""
+    default = to_json({kind.__name__: kind for kind in (DocumentLora, ScoreFirstSgd)}[spec["type"]]())
+    other = {name: value for name, value in spec.items() if value != default[name]}
+    for name, value in other.items():
+        if isinstance(value, dict):
+            parts = (part for key, part in value.items() if key != "type" and not isinstance(part, dict))
+            other[name] = "/".join(map(str, parts))
+        elif isinstance(value, list):
+            other[name] = len(value)
+    rate = spec["learning_rate"]
+    shown = "".join(f", {name} {value}" for name, value in other.items() if name != "learning_rate")
+    return f"{spec['type']} {rate:g}{shown}"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -153,6 +215,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--lora-rates", type=float, nargs="*", default=[0.01, 0.001])
     parser.add_argument("--sgd-rates", type=float, nargs="*", default=[0.002])
     parser.add_argument("--sgd-chunk", type=int, default=32_768, help="targets between two times to learn")
+    parser.add_argument("--published", action="store_true", help="the challenge's settings, part by part")
+    parser.add_argument("--also", nargs="*", default=[], help="adaptations as JSON, to be tried too")
     parser.add_argument("--cut-bytes", type=int, default=0, help="see `bytegolf evaluate`")
     parser.add_argument("--documents", type=int, help="only the first so many documents")
     parser.add_argument("--device", default="auto")
@@ -165,6 +229,11 @@ def main(words: Sequence[str] | None = None) -> None:
     sgd = ScoreFirstSgd(length=length, chunk=options.sgd_chunk)
     sgds = [replace(sgd, learning_rate=rate) for rate in options.sgd_rates]
     documents = list(read_documents(tuple(options.text), cut_bytes=options.cut_bytes))[: options.documents]
+    if options.published:
+        loras += published(length, len(documents))
+    also = [from_json(Adaptation, json.loads(data)) for data in options.also]
+    loras += [spec for spec in also if isinstance(spec, DocumentLora)]
+    sgds += [spec for spec in also if isinstance(spec, ScoreFirstSgd)]
     tried = list(ways(length, options.stride, loras, sgds))
     display = Display(Console(stderr=True))
     with display.line():

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -20,6 +21,7 @@ from bytegolf.model.stack import Block
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import Artifact
 from bytegolf.tokens.tokenizer import ByteTokenizer
+from bytegolf.tree import to_json
 
 TEXTS = ["one and one is two. " * 9, "nothing comes of nothing. " * 7, "short"]
 
@@ -66,4 +68,25 @@ def test_every_way_scores_the_same_text(
     assert rows[4]["bits_per_byte"] == pytest.approx(learning.bits_per_byte)
     assert rows[4]["bits_per_byte"] < rows[3]["bits_per_byte"]
     assert adaptation.table(found).row_count == len(rows)
+    del sys.modules["adaptation"]
+
+
+def test_the_published_settings_and_settings_of_one_s_own(
+    artifact: Artifact, benchmark_script: Callable[[str], ModuleType]
+) -> None:
+    adaptation = benchmark_script("adaptation")
+    published = [replace(spec, chunk=16) for spec in adaptation.published(32, len(TEXTS))]
+    assert {spec.rank for spec in published} == {80}
+    assert [spec.context for spec in published].count("reread") == 1
+    chosen = [spec for spec in published if spec.phases is not None or spec.context == "reread"]
+    tried = list(adaptation.ways(32, 8, chosen, []))
+    found = adaptation.record(artifact, TEXTS, tried, Display(Console(quiet=True)), warm=False)
+    assert [row["plan"] for row in found["rows"]][3:] == [
+        *["per document, chunks of 16 in blocks of 32"] * 3,
+        *["per document, chunks of 16 in 32"] * 2,
+    ]
+    learned = [row["ledger"]["released"] for row in found["rows"]]
+    assert 0 < learned[-1] < learned[4]
+    assert "context kept" in adaptation.described(to_json(chosen[0]))
+    assert "phases 3/3/text" in adaptation.described(to_json(chosen[0]))
     del sys.modules["adaptation"]

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from bytegolf.errors import RecipeError
@@ -26,9 +26,7 @@ class Phases:
     prefix: int = 2500
     count: int = 3
     order: Literal["longest", "text"] = "longest"
-    sgd: ScoreFirstSgd = field(
-        default_factory=lambda: ScoreFirstSgd(length=2048, rows=32, epochs=1, learning_rate=0.001)
-    )
+    sgd: ScoreFirstSgd = ScoreFirstSgd(length=2048, rows=32, epochs=1, learning_rate=0.001)
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.prefix < self.count:
