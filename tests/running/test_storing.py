@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 import bytegolf
 from bytegolf.artifact.container import read_artifact
 from bytegolf.compression.floats import Float8, Float16
+from bytegolf.compression.gptq import Gptq
 from bytegolf.compression.grid import Grid, Quantized, StandardDeviations
+from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FitBytes, FixedBits, Noise, RoleGrid
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import BudgetError
@@ -165,3 +168,30 @@ def test_a_budget_that_pruning_cannot_meet_is_told_in_one_line(stored: Path) -> 
     spec = Compression(FixedBits(Grid(6)), 5_000, passthrough_elements=512, prune_to_fit=True)
     with pytest.raises(BudgetError, match="even with every integer ±1 pruned"):
         compress_run(stored, replace(recipe, compression=spec), device="cpu")
+
+
+def test_hessians_corrections_and_rotation_meet_in_one_file(stored: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stored, folder)
+    grids = tuple(Grid(bits, StandardDeviations(k), rotated=True) for bits, k in ((6, 10.0), (4, 6.0)))
+    spec = Compression(
+        FitBytes(grids),
+        budget_bytes=9_300,
+        passthrough_elements=512,
+        gptq=Gptq(batches=2, rows=4),
+        correction=LowRankCorrection(rank=2, matrices=2),
+    )
+    recipe = replace(saved_recipe(folder), compression=spec)
+    result = compress_run(folder, recipe, device="cpu")
+    assert 0.99 * 9_300 <= result["artifact"]["bytes"] <= 9_300
+    seconds = result["compression"]["seconds"]
+    assert seconds.keys() == {"sensitivities", "hessians", "plan", "rounding", "correction", "coding"}
+    assert all(value > 0 for value in seconds.values())
+    account = {part["part"]: part["bytes"] for part in result["artifact"]["account"]}
+    assert account["corrections"] > 0
+    matrices = [t for t in read_artifact(folder / "artifact.bg").tensors.values() if isinstance(t, Quantized)]
+    assert all(matrix.rotated for matrix in matrices)
+    assert sum(matrix.correction is not None for matrix in matrices) == 2
+    first = (folder / "artifact.bg").read_bytes()
+    compress_run(folder, recipe, device="cpu")
+    assert (folder / "artifact.bg").read_bytes() == first

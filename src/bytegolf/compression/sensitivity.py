@@ -41,26 +41,24 @@ def rounding_gains(hessians: Mapping[str, Tensor], spec: Gptq) -> dict[str, floa
     """By which factor GPTQ makes the predicted loss of each matrix smaller than rounding to nearest does.
 
     With E = W - grid the loss is predicted by sensitivity · tr(E H Eᵀ) / mean diag(H), which is
-    sensitivity · ‖E‖² for the white errors of rounding to nearest. Those of GPTQ have, in each row,
-    step²/12 · Σ_j 1 / U_jj² in the place of step²/12 · tr(H), with U the Cholesky factor that it goes by:
-    1 / U_jj² is what remains of the variance of input j when the inputs rounded after it are known.
+    sensitivity · ‖E‖² for the white errors of rounding to nearest. With S_jk = U_jk / U_jj the shares of an
+    error that GPTQ gives to later columns, and white errors r of each rounding, E = r S: the factor is
+    tr(S H Sᵀ) / tr(H).
     """
-    return {name: _rounding_gain(hessian_CC, spec) for name, hessian_CC in hessians.items()}
+    return {name: _rounding_gain(hessian_CC.to(torch.float64), spec) for name, hessian_CC in hessians.items()}
 
 
 def _rounding_gain(hessian_CC: Tensor, spec: Gptq) -> float:
-    wide_CC = hessian_CC.to(torch.float64)
-    diagonal_C = wide_CC.diagonal()
-    mean = diagonal_C.mean()
+    diagonal_C = hessian_CC.diagonal()
     if spec.act_order:
-        # The last rounded comes first: its variance is what nothing explains away.
-        order_C = diagonal_C.sort(descending=True, stable=True).indices.flip(0)
-    else:
-        order_C = torch.arange(len(diagonal_C) - 1, -1, -1, device=wide_CC.device)
-    damped_CC = wide_CC[order_C][:, order_C] + spec.damping * mean * torch.eye(
-        len(wide_CC), dtype=torch.float64, device=wide_CC.device
-    )
-    lower_CC, failed = torch.linalg.cholesky_ex(damped_CC)
-    if int(failed) or not bool(mean > 0):
+        order_C = diagonal_C.sort(descending=True, stable=True).indices
+        hessian_CC = hessian_CC[order_C][:, order_C]
+    identity_CC = torch.eye(len(hessian_CC), dtype=hessian_CC.dtype, device=hessian_CC.device)
+    damped_CC = hessian_CC + spec.damping * diagonal_C.mean() * identity_CC
+    # In reverse order H = L Lᵀ, and L⁻¹ turned round again is U.
+    lower_CC, failed = torch.linalg.cholesky_ex(damped_CC.flip(0, 1))
+    if int(failed):
         return 1.0
-    return float((lower_CC.diagonal().square().mean() / damped_CC.diagonal().mean()).clamp(max=1.0))
+    upper_CC = torch.linalg.solve_triangular(lower_CC, identity_CC, upper=False).flip(0, 1)
+    shares_CC = upper_CC / upper_CC.diagonal()[:, None]
+    return float(((shares_CC @ hessian_CC) * shares_CC).sum() / diagonal_C.sum())
