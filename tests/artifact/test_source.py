@@ -1,10 +1,8 @@
 """The source that counts is the whole import closure of evaluation and nothing that cannot run."""
 
 import ast
-import base64
 import bz2
 import json
-import re
 import subprocess
 import sys
 
@@ -70,8 +68,9 @@ def test_stripping_removes_words_and_keeps_the_program() -> None:
 
 def packed(script: bytes) -> dict[str, str]:
     """What a script's launcher would unpack."""
-    (text,) = re.findall(r"^SOURCES = '([^']*)'$", script.decode("ascii"), re.MULTILINE)
-    return json.loads(bz2.decompress(base64.b85decode(text)))
+    assigned = (node for node in ast.parse(script).body if isinstance(node, ast.Assign))
+    (text,) = (node.value for node in assigned if ast.unparse(node.targets[0]) == "SOURCES")
+    return json.loads(bz2.decompress(ast.literal_eval(text).encode("latin-1")))
 
 
 def test_the_counted_bytes_are_a_script_that_holds_every_module_of_the_closure() -> None:

@@ -7,7 +7,6 @@ unpacks and runs it: the script is no estimate of what ships, it is what ships.
 """
 
 import ast
-import base64
 import bz2
 import functools
 import json
@@ -24,7 +23,10 @@ _FOLDER = Path(__file__).parents[1]
 #: Files that are no modules but are read by them.
 _DATA = ("*.css",)
 _PLACE = "SOURCES = ''\n"
+#: Escapes that a byte needs to stand in a Python string: those that end it, its line, or the text.
+_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\0": "\\x00"}
 _TITLE = """\
+# -*- coding: latin-1 -*-
 # A language model's code in one file: `python train_gpt.py --help` says what it does, and
 # `python train_gpt.py --unpack FOLDER` writes the Python modules it is made of, packed below.
 """
@@ -37,18 +39,18 @@ def source_bytes(roots: tuple[str, ...] = (SUBMISSION,)) -> int:
 
 @functools.cache
 def script(roots: tuple[str, ...] = (SUBMISSION,)) -> bytes:
-    """`train_gpt.py`: the launcher with the modules that `roots` need, in ASCII.
+    """`train_gpt.py`: the launcher with the modules that `roots` need, in Latin-1.
 
-    The modules are JSON of path and text under bzip2 and base 85; the same package gives the same bytes, also
-    from what the script itself unpacks.
+    The modules are JSON of path and text under bzip2, a byte a character; the same package gives the same
+    bytes, also from what the script itself unpacks.
     """
     data = json.dumps(files(roots), ensure_ascii=False).encode()
     # Of the standard library's compressors, this one makes the least of program text.
-    packed = base64.b85encode(bz2.compress(data)).decode()
+    packed = "".join(_ESCAPES.get(byte, byte) for byte in bz2.compress(data).decode("latin-1"))
     launcher = _text(SUBMISSION) + "\n"
     assert launcher.count(_PLACE) == 1
     text = _TITLE + launcher.replace(_PLACE, f"SOURCES = '{packed}'\n")
-    return text.encode("ascii")
+    return text.encode("latin-1")
 
 
 def files(roots: tuple[str, ...] = (SUBMISSION,)) -> dict[str, str]:

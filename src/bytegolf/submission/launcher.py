@@ -5,7 +5,6 @@ imported before they are unpacked, so that a missing package is named in one lin
 """
 
 import argparse
-import base64
 import bz2
 import importlib.util
 import json
@@ -59,7 +58,7 @@ def read_options() -> argparse.Namespace:
 
 def unpack(folder: Path) -> None:
     """Writes the packed modules below `folder`."""
-    for name, text in json.loads(bz2.decompress(base64.b85decode(SOURCES))).items():
+    for name, text in json.loads(bz2.decompress(SOURCES.encode("latin-1"))).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
