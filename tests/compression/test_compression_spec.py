@@ -5,6 +5,7 @@ import pytest
 from bytegolf import tree
 from bytegolf.compression.floats import Float8, Float16
 from bytegolf.compression.grid import Grid, StandardDeviations
+from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FitBytes, FixedBits, Noise, RoleGrid
 from bytegolf.compression.ternary import Binary, Ternary
 from bytegolf.errors import RecipeError
@@ -23,6 +24,8 @@ _MIXED = FixedBits(Grid(6, StandardDeviations(12.85)), (RoleGrid(Role.EMBEDDING,
         Compression(FixedBits(Ternary(64), (RoleGrid(Role.EMBEDDING, Float8()),)), noise=Noise(0.2)),
         Compression(FitBytes((Binary(), Ternary(), Float16())), budget_bytes=10**6, prune_to_fit=True),
         Compression(noise=Noise(0.1, (Role.MLP_UP, Role.HEAD), looped_only=True), prune=0.03),
+        Compression(gates=Grid(8, rotated=True), correction=LowRankCorrection(rank=2, largest="norm")),
+        Compression(FitBytes((Grid(5),), between=False, by_depth=False), budget_bytes=10**6),
     ],
 )
 def test_specs_survive_json(spec: Compression) -> None:
@@ -51,6 +54,8 @@ def test_fixed_bits_give_every_role_but_scalar_and_gate_a_grid() -> None:
         (lambda: Noise(1.0), "noise.start is 1"),
         (lambda: Noise(roles=()), "noise.roles"),
         (lambda: Noise(roles=(Role.SCALAR,)), "noise.roles"),
+        (lambda: Compression(FixedBits(Grid(6, rotated=True)), prune=0.1), "rotated grids keep no zeros"),
+        (lambda: RoleGrid(Role.GATE, Grid(8)), r"compression\.gates"),
         (lambda: FitBytes(()), "no grid"),
         (lambda: RoleGrid(Role.SCALAR, Grid(8)), "scalar"),
         (lambda: FixedBits(Grid(8), (RoleGrid(Role.HEAD, Grid(8)),) * 2), "twice"),

@@ -1,4 +1,4 @@
-"""Rotated grids: Q is orthonormal and its own inverse, and training, noise, export and file share one grid."""
+"""Rotated grids: Q is orthonormal and its own inverse; training, noise, export and file share one grid."""
 
 import pytest
 import torch
