@@ -158,7 +158,7 @@ def test_a_mistake_is_one_line(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [*sys.argv, *words])
-            assert launcher.run(launcher.read_options()) == 2
+            assert launcher.run(launcher.command_line().parse_args()) == 2
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.startswith(f"train_gpt.py: {line}")

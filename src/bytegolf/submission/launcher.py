@@ -20,7 +20,7 @@ TRAINING_NEEDS = (*EVALUATION_NEEDS, "rich", "matplotlib")
 
 def main() -> int:
     """Does what the command line asks for; returns 0, 1 for a score that differs, 2 for a mistake."""
-    options = read_options()
+    options = command_line().parse_args()
     if options.unpack:
         unpack(Path(options.unpack))
         return 0
@@ -35,7 +35,7 @@ def main() -> int:
         return run(options)
 
 
-def read_options() -> argparse.Namespace:
+def command_line() -> argparse.ArgumentParser:
     """The command line of `train_gpt.py`."""
     parser = argparse.ArgumentParser(description="Scores the model beside this file, or trains it again.")
     what = parser.add_mutually_exclusive_group()
@@ -53,7 +53,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with the training in --folder")
     parser.add_argument("--seed", type=int, help="train with another seed than the recipe's")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
-    return parser.parse_args()
+    return parser
 
 
 def unpack(folder: Path) -> None:
