@@ -1,0 +1,58 @@
+"""A network whose MLPs and loss are fused, compiled as in training, against itself in float32 without."""
+
+import copy
+
+import pytest
+import torch
+from fused_device import DEVICE, error
+
+from bytegolf.kernels import activated_projection, capped_loss
+from bytegolf.model.attention import Attention
+from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.mlp import SquaredMlp, XieluMlp
+from bytegolf.model.spec import Model
+from bytegolf.model.stack import Block
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA GPU with Triton"),
+]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_losses_and_gradients_are_those_of_the_plain_network(compiled: bool, z_loss: float) -> None:
+    torch.manual_seed(0)
+    mlps = SquaredMlp(160, slope=0.5), XieluMlp(160, learned=True)
+    layers = tuple(Block(Attention(heads=2, key_value_heads=1), mlp) for mlp in mlps)
+    spec = Model(width=128, layers=layers, embedding=TiedEmbedding(0.1, bias=True), vocabulary=300)
+    plain = spec.build().cuda()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    fused = copy.deepcopy(plain)
+    fused.compute_dtype = torch.bfloat16
+    if compiled:
+        fused.compile_parts()
+    ids = torch.randint(0, 300, (4, 96), device="cuda")
+    starts = torch.rand(4, 96) < 0.05
+    for model in (plain, fused):
+        nats, penalty = (
+            model.losses_and_penalties(ids, ids.roll(-1, 1), starts, z_loss=z_loss)
+            if z_loss
+            else (model.losses(ids, ids.roll(-1, 1), starts), torch.zeros((), device="cuda"))
+        )
+        (nats.sum() + penalty.sum()).backward()
+        model.found = nats.detach()  # type: ignore[assignment]
+    assert error(fused.found, plain.found) < 0.01  # type: ignore[arg-type]
+    for (name, ours), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None, name
+        assert theirs.grad is not None, name
+        assert error(ours.grad, theirs.grad) < 0.1, name
+
+
+def test_the_dispatch_names_the_fused_bodies() -> None:
+    x = torch.randn(4, 16, device="cuda")
+    assert capped_loss.runs_fused(x.bfloat16())
+    assert activated_projection.runs_fused(x.bfloat16())
+    assert not capped_loss.runs_fused(x)
