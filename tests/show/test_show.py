@@ -11,9 +11,11 @@ from rich.console import Console
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.compress import compress_model
 from bytegolf.compression.grid import Grid, LeastSquares, StandardDeviations
+from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FitBytes, FixedBits
 from bytegolf.errors import BytegolfError, RecipeError
 from bytegolf.model.attention import Attention
+from bytegolf.model.gates import OutGate
 from bytegolf.model.mlp import SquaredMlp, SwiGlu
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.spec import Model
@@ -228,3 +230,21 @@ def test_the_drawing_is_a_picture_file(tmp_path: Path) -> None:
 
 def test_sizes_are_decimal() -> None:
     assert (size_of(1_500_000), size_of(2_500_000_000)) == ("1.5 MB", "2.5 GB")
+
+
+def test_corrections_and_gates_are_counted() -> None:
+    gated = replace(
+        LAYER, mixer=Attention(heads=2, key_value_heads=1, gate=OutGate(channels=64, reads="residual"))
+    )
+    recipe = replace(RECIPE, model=replace(RECIPE.model, layers=(gated,) * 5))
+    spec = recipe.compression
+    plain = plan_of(recipe, device=CPU).artifact
+    assert "gate" not in {role.role for role in plain.roles}
+    corrected = replace(spec, correction=LowRankCorrection(matrices=2))
+    more = plan_of(replace(recipe, compression=corrected), device=CPU).artifact
+    assert more.total_bytes - plain.total_bytes == pytest.approx(2 * 4 * (257 * 2 + 64 * 4) / 8, rel=0.5)
+    gates = replace(spec, gates=Grid(4, StandardDeviations(5)))
+    less = plan_of(replace(recipe, compression=gates), device=CPU).artifact
+    (row,) = (role for role in less.roles if role.role == "gate")
+    assert row.parameters == 5 * 2 * 64
+    assert less.other_bytes < plain.other_bytes

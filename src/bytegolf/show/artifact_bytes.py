@@ -14,6 +14,7 @@ import torch
 from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.costs import TENSOR_OVERHEAD_BYTES, estimate_bytes
 from bytegolf.compression.plan import Plan, is_matrix
+from bytegolf.compression.residual import LowRankCorrection, correction_bytes
 from bytegolf.compression.spec import FixedBits
 from bytegolf.compression.storage import Storage
 from bytegolf.model.roles import Role, parameter_roles
@@ -65,22 +66,28 @@ def artifact_plan(model: LanguageModel, recipe: Recipe, tokenizer_bytes: int) ->
     shapes: dict[str, list[tuple[int, int]]] = {}
     rest: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)
+    gates: Plan = {} if spec.gates is None else {str(Role.GATE): spec.gates}
     for name, value in model.named_parameters():
-        if is_matrix(value, str(roles[name]), spec.passthrough_elements):
+        gridded = value.dim() == 2 and str(roles[name]) in gates
+        if gridded or is_matrix(value, str(roles[name]), spec.passthrough_elements):
             shapes.setdefault(str(roles[name]), []).append((value.shape[0], value.shape[1]))
         elif value.numel():
             # Trained scalars don't repeat as their start values do.
             rest[name] = torch.randn(value.shape, generator=generator)
     contents = Contents(to_json(recipe), b"", dict(rest), dict.fromkeys(rest, str(Role.SCALAR)), {})
-    other = pack(contents)[1].total_bytes
+    other = pack(contents)[1].total_bytes + _corrections(shapes, spec.correction)
     if isinstance(spec.plan, FixedBits):
         return ArtifactPlan(
-            _roles(shapes, spec.plan.grids()), tokenizer_bytes, other, spec.budget_bytes, None
+            _roles(shapes, spec.plan.grids() | gates), tokenizer_bytes, other, spec.budget_bytes, None
         )
     candidates = sorted(
         (
             ArtifactPlan(
-                _roles(shapes, dict.fromkeys(shapes, grid)), tokenizer_bytes, other, spec.budget_bytes, None
+                _roles(shapes, dict.fromkeys(shapes, grid) | gates),
+                tokenizer_bytes,
+                other,
+                spec.budget_bytes,
+                None,
             )
             for grid in spec.plan.choices
         ),
@@ -90,6 +97,14 @@ def artifact_plan(model: LanguageModel, recipe: Recipe, tokenizer_bytes: int) ->
     fitting = [plan for plan in candidates if plan.total_bytes <= spec.budget_bytes]
     chosen = fitting[-1] if fitting else candidates[0]
     return ArtifactPlan(chosen.roles, tokenizer_bytes, other, spec.budget_bytes, candidates[0].total_bytes)
+
+
+def _corrections(shapes: dict[str, list[tuple[int, int]]], spec: LowRankCorrection | None) -> int:
+    """Bytes of corrections, as if the largest matrices had them."""
+    if spec is None:
+        return 0
+    sizes = sorted(correction_bytes(shape, spec) for members in shapes.values() for shape in members)
+    return sum(sizes[-spec.matrices :])
 
 
 def _roles(shapes: dict[str, list[tuple[int, int]]], plan: Plan) -> tuple[RolePlan, ...]:
