@@ -138,11 +138,16 @@ def loss_rows(bench: Bench) -> Iterator[Row]:
 
         return fused_capped_cross_entropy_and_normalizer(h, table, None, targets[: len(h)], CAP)[0]
 
+    def stored(h: Tensor, table: Tensor) -> Tensor:
+        from stored_logits import stored_logits_cross_entropy
+
+        return stored_logits_cross_entropy(h, table, targets[: len(h)], CAP)
+
     def in_chunks(h: Tensor, table: Tensor) -> Tensor:
         return chunked.chunked_capped_cross_entropy(h, table, None, targets[: len(h)], CAP)
 
     bodies: dict[str, Callable[..., Tensor]] = {"reference": bench.compiled(exact)}
-    bodies |= {"triton": fused} if bench.fused else {"chunked": in_chunks}
+    bodies |= {"triton": fused, "stored logits": stored} if bench.fused else {"chunked": in_chunks}
     work = {"flops": 6 * tokens * width * vocabulary, "bytes": 4 * h.element_size() * h.numel()}
     for name, body in bodies.items():
         few_leaves = [h[:few].detach().requires_grad_(), leaves[1]]

@@ -1,5 +1,6 @@
 """The doctor's table must say what really runs."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -66,8 +67,9 @@ def test_precision_follows_what_training_takes() -> None:
     assert f"torch.{choices()['precision']}" == str(expected)
 
 
-def test_without_triton_a_gpu_stores_its_logits() -> None:
-    bare = Machine(torch.device("cuda"), "Example 9000", 16, 8, bfloat16=True, compiler=True, triton=False)
+@pytest.mark.parametrize("missing", ["triton", "compiler"])
+def test_without_triton_or_a_compiler_a_gpu_stores_its_logits(missing: str) -> None:
+    bare = dataclasses.replace(GPU, **{missing: False})
     assert choices(GPU)["loss"] == choices(GPU)["MLP"] == "triton"
     assert choices(bare)["loss"] == choices(bare)["MLP"] == "reference"
 

@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import shutil
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bytegolf.kernels.fused import FUSED_KERNELS
+from bytegolf.kernels.fused import FUSED_KERNELS, has_compiler
 from bytegolf.runner import compute_dtype
 from bytegolf.running.environment import describe_environment
 
@@ -59,7 +57,7 @@ def this_machine() -> Machine:
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         bfloat16=compute_dtype("auto", device) == torch.bfloat16,
-        compiler=_has_compiler(),
+        compiler=has_compiler(),
         triton=FUSED_KERNELS,
     )
 
@@ -108,11 +106,13 @@ def _operations(machine: Machine) -> Iterator[Finding]:
         yield Finding("precision", "float32", "this processor has no fast bfloat16 (AVX512-BF16 or AMX)")
     if cuda:
         yield Finding("attention", "varlen", "packed FlashAttention; reference in float32 and while decoding")
-        if machine.triton:
+        if machine.triton and machine.compiler:
             yield Finding("loss", "triton", "no logits are stored; reference in float32")
             yield Finding("MLP", "triton", "product and activation in one kernel; reference in float32")
         else:
-            yield Finding("loss", "reference", "compiled; Triton, which is not installed, saves its logits")
+            yield Finding(
+                "loss", "reference", "compiled; no Triton or no C compiler for the form that stores no logits"
+            )
             yield Finding("MLP", "reference", "compiled: the activation is fused with what follows")
         yield Finding("normalization", "reference", "compiled: fused with its neighbours")
     else:
@@ -143,9 +143,3 @@ def _packages() -> Iterator[Finding]:
             yield Finding(module, "missing", f"adds {adds}: pip install 'bytegolf[{extra}]'")
         else:
             yield Finding(module, "installed", adds)
-
-
-def _has_compiler() -> bool:
-    """Whether Triton and inductor find the C compiler that they build their launchers with."""
-    configured = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    return any(shutil.which(name) for name in ("cc", "gcc", "clang", configured))

@@ -1,13 +1,24 @@
 """Whether fused GPU kernels can run, and how their matrix products are cut into tiles."""
 
 import importlib.util
+import shutil
+import sysconfig
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-#: Whether kernels written in Triton can be imported and have a GPU that they were written for.
-FUSED_KERNELS = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
+
+def has_compiler() -> bool:
+    """Whether Triton and inductor find the C compiler that they build their launchers with."""
+    configured = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    return any(shutil.which(name) for name in ("cc", "gcc", "clang", configured))
+
+
+#: Whether kernels written in Triton can be imported and started, on the GPUs that they were written for.
+FUSED_KERNELS = (
+    torch.version.cuda is not None and importlib.util.find_spec("triton") is not None and has_compiler()
+)
 
 
 def runs_fused(x: Tensor) -> bool:
