@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from bytegolf.compression.calibration import as_scored
 from bytegolf.compression.gptq import Gptq
 from bytegolf.model.spec import LanguageModel
 
@@ -16,9 +17,10 @@ def fisher_sensitivities(
 
     F is the mean over a tensor's entries of the empirical Fisher information: with g the gradient of the
     mean loss over n tokens, F ≈ n · mean(g²), the gradients of tokens being taken as independent with
-    mean zero. `batches`: (ids, targets, starts), each (B, T), on the model's device.
+    mean zero. `batches`: (ids, targets, starts), each (B, T), on the model's device. Loops run as often as in
+    scoring, also while training has not begun them.
     """
-    with model.as_written():
+    with as_scored(model):
         return _fisher(model, batches)
 
 
