@@ -27,7 +27,11 @@ from bytegolf.evaluation.proof.causality import causality
 from bytegolf.evaluation.proof.conditions import conditions
 from bytegolf.evaluation.proof.subject import Passage, Subject, take
 from bytegolf.evaluation.windows import Chunked, PerDocument, Sliding
-from bytegolf.model.spec import LanguageModel
+from bytegolf.model.attention import Attention
+from bytegolf.model.loop import Loop
+from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import LanguageModel, Model
+from bytegolf.model.stack import Block
 from bytegolf.tree import from_json, to_json
 
 SGD = ScoreFirstSgd(chunk=64, length=16, rows=2, epochs=1, learning_rate=0.05)
@@ -249,3 +253,45 @@ def test_phases_that_cannot_work_are_refused(chosen: dict[str, int]) -> None:
 def test_a_packed_text_has_no_documents_for_phases() -> None:
     with pytest.raises(PackedError, match=r"DocumentLora .* pack without --adapt"):
         pack(MODEL, BYTES, b"some text", bytes(32), Sliding(16, 8), adaptation=SPEC)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("context", ["reread", "kept"])
+def test_on_a_gpu_phases_and_either_context_repeat_to_the_last_bit(context: Any) -> None:
+    torch.manual_seed(0)
+    block = Block(Attention(heads=4, key_value_heads=2), SquaredMlp(256))
+    layers = Model(width=128, layers=(block,) * 3, loop=Loop(1, 1, 2), vocabulary=BYTES.vocabulary)
+    model = layers.build().cuda()
+    model.compute_dtype = torch.bfloat16
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    random = np.random.default_rng(1)
+    texts = [bytes(random.integers(97, 107, length)) for length in (3000, 700, 2500, 1500, 40)]
+    ids, starts = token_stream(BYTES, texts)
+    sgd = ScoreFirstSgd(chunk=1024, length=512, rows=2, epochs=1, learning_rate=0.01)
+    spec = DocumentLora(
+        rank=8,
+        chunk=48,
+        length=1024,
+        learning_rate=0.001,
+        alpha=16.0,
+        beta1=0.0,
+        weight_decay=0.5,
+        epsilon=1e-10,
+        per_pass=True,
+        warm_start=2,
+        context=context,
+        phases=Phases(prefix=4, count=2, sgd=sgd),
+    )
+    first, *others = (score(model, BYTES, ids, starts, HEADLINE, adaptation=spec).nats_N for _ in range(3))
+    assert all(np.array_equal(first, other) for other in others)
+    assert np.isfinite(first).all()
+    still = replace(spec, learning_rate=1e-30, epsilon=1.0, phases=None)
+    unmoved = score(model, BYTES, ids, starts, HEADLINE, adaptation=still).nats_N
+    plain = score(model, BYTES, ids, starts, spec.plan(HEADLINE)).nats_N
+    # Keys of the same tokens come from products of other shapes, in 16 bits.
+    np.testing.assert_allclose(unmoved, plain, rtol=0, atol=0.1)
+    assert abs(unmoved.mean() - plain.mean()) < 2e-3
+    assert np.abs(first - unmoved).max() > 1e-2
