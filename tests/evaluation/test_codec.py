@@ -21,6 +21,7 @@ from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.rotary import NtkAware
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
+from bytegolf.text.casing import Casing
 from bytegolf.text.documents import Document
 from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer
 from bytegolf.tokens.training import train_sentencepiece
@@ -76,8 +77,8 @@ def test_small_and_odd_texts_come_back(data: bytes) -> None:
     round_trip(data, streams=None)
 
 
-@pytest.mark.parametrize("casing", [False, True])
-def test_pieces_come_back_too(casing: bool) -> None:
+@pytest.mark.parametrize("casing", [False, True, "before_space"])
+def test_pieces_come_back_too(casing: Casing) -> None:
     documents = [Document(TEXT.decode(), "genesis")]
     tokenizer = train_sentencepiece(documents, 300, casing=casing)
     odd = TEXT + b"\xff\xc3 \xe2\x96\x81 eND \xee\x80\x81End"

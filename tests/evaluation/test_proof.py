@@ -18,7 +18,7 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
-from bytegolf.text.casing import MARKERS
+from bytegolf.text.casing import MARKERS, Casing
 from bytegolf.text.documents import Document
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, train_sentencepiece
@@ -108,9 +108,10 @@ def test_a_lossy_tokenizer_s_bytes_are_never_passed(lossy: Tokenizer, texts: lis
     assert "changes its text" in verdict.sentence
 
 
-def test_capitals_that_are_markers_are_no_change_of_the_text() -> None:
+@pytest.mark.parametrize("casing", [True, "before_space"])
+def test_capitals_that_are_markers_are_no_change_of_the_text(casing: Casing) -> None:
     texts = [b"The NASA Launch", "iPhone \ue001End \u2581 É".encode(), b"\xff OpenAI"]
-    tokenizer = train_sentencepiece([Document("The end of THE launch, " * 9, "a")], 280, casing=True)
+    tokenizer = train_sentencepiece([Document("The end of THE launch, " * 9, "a")], 280, casing=casing)
     verdict = each_byte_once(subject(tokenizer), texts, Passage.of(tokenizer, texts), None)
     assert verdict.outcome == "pass", verdict
 

@@ -13,10 +13,13 @@ from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
 from bytegolf.serving.generate import generate, text
 from bytegolf.text.documents import Document
-from bytegolf.tokens.tokenizer import ByteTokenizer, train_sentencepiece
+from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer, train_sentencepiece
 
 TOKENIZER = ByteTokenizer()
-CASED = train_sentencepiece([Document("The end of THE launch, " * 9, "a")], 275, casing=True)
+CASED, CASED_BEFORE_SPACE = (
+    train_sentencepiece([Document("The end of THE launch, " * 9, "a")], 275, casing=casing)
+    for casing in (True, "before_space")
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +128,29 @@ def test_characters_spread_over_tokens_are_joined_and_a_cut_one_is_marked() -> N
 
 @pytest.mark.parametrize(
     ("prompt", "continuation"),
-    [("The ", "NASA Launch"), ("", "iPhone"), ("the \ue001", "Café\ue002")],
+    [("The", " NASA Launch"), ("", "iPhone"), ("the \ue001", "Café\ue002")],
 )
-def test_markers_are_written_as_the_capitals_they_mark(prompt: str, continuation: str) -> None:
-    whole, begun = CASED.encode(prompt + continuation).tolist(), len(CASED.encode(prompt))
-    script = Scripted(whole[begun:], then=CASED.bos, vocabulary=CASED.vocabulary)
-    pieces = list(generate(script, CASED, prompt, temperature=0.0))
+@pytest.mark.parametrize("tokenizer", [CASED, CASED_BEFORE_SPACE])
+def test_markers_are_written_as_the_capitals_they_mark(
+    tokenizer: Tokenizer, prompt: str, continuation: str
+) -> None:
+    whole, begun = tokenizer.encode(prompt + continuation).tolist(), len(tokenizer.encode(prompt))
+    script = Scripted(whole[begun:], then=tokenizer.bos, vocabulary=tokenizer.vocabulary)
+    pieces = list(generate(script, tokenizer, prompt, temperature=0.0))
     assert b"".join(pieces).decode() == continuation
-    assert pieces.count(b"") == sum(token in CASED.markers for token in whole[begun:])
+    assert pieces.count(b"") == sum(token in tokenizer.markers for token in whole[begun:])
 
 
 def test_a_word_that_the_prompt_leaves_in_capitals_goes_on_so() -> None:
     script = Scripted(CASED.encode("sa x").tolist(), then=CASED.bos, vocabulary=CASED.vocabulary)
     assert text(script, CASED, "The NA", temperature=0.0) == "SA x"
+
+
+def test_behind_a_space_of_the_prompt_a_word_can_still_be_a_capital_one() -> None:
+    tokenizer = CASED_BEFORE_SPACE
+    ids = [tokenizer.markers[1], *tokenizer.encode("nasa").tolist()]
+    script = Scripted(ids, then=tokenizer.bos, vocabulary=tokenizer.vocabulary)
+    assert text(script, tokenizer, "The ", temperature=0.0) == "NASA"
 
 
 def test_misplaced_markers_are_written_without_effect() -> None:

@@ -43,6 +43,11 @@ def cased() -> SentencePieceTokenizer:
 
 
 @functools.cache
+def cased_before_space() -> SentencePieceTokenizer:
+    return train_sentencepiece([Document(SAMPLE * 9, "a")], 320, casing="before_space")
+
+
+@functools.cache
 def lossy() -> SentencePieceTokenizer:
     """As the challenge trains its model: on marked text, with its normalization."""
     return load_model_with(normalization_rule_name="nmt_nfkc")
@@ -89,18 +94,30 @@ def test_words_are_the_same_pieces_whatever_their_case():
         assert len(ids) == len(small) + 1
 
 
-@pytest.mark.parametrize("make", [cased, exact_elsewhere, lossy])
+def test_before_a_space_the_marker_leaves_the_space_to_its_word():
+    tokenizer = cased_before_space()
+    (word,) = tokenizer.encode(" the").tolist()
+    title, capitals, *_ = tokenizer.markers
+    assert tokenizer.encode("the The THE").tolist() == [
+        *tokenizer.encode("the").tolist(),
+        *(title, word),
+        *(capitals, word),
+    ]
+    assert cased().encode(" The").tolist() == [*cased().encode(" "), title, *cased().encode("the")]
+
+
+@pytest.mark.parametrize("make", [cased, cased_before_space, exact_elsewhere, lossy])
 def test_the_marked_text_is_what_is_cut_into_pieces(make):
     tokenizer, text = make(), "The NASA Launch, seen by OpenAI"
     pieces = [
         tokenizer.pieces.names[token].encode() if token in tokenizer.markers else tokenizer.token_bytes[token]
         for token in tokenizer.encode(text)
     ]
-    assert b"".join(pieces) == lossless_caps(text).encode()
+    assert b"".join(pieces) == lossless_caps(text, tokenizer.pieces.casing).encode()
     assert tokenizer.decode(tokenizer.encode(text)) == text.encode()
 
 
-@pytest.mark.parametrize("make", [cased, exact_elsewhere])
+@pytest.mark.parametrize("make", [cased, cased_before_space, exact_elsewhere])
 @settings(max_examples=150, deadline=None)
 @given(parts=st.lists(st.one_of(texts.map(str.encode), st.binary(max_size=4)), max_size=6))
 def test_any_bytes_come_back_and_are_counted(make, parts):
@@ -111,10 +128,11 @@ def test_any_bytes_come_back_and_are_counted(make, parts):
     assert byte_counts(make(), ids, None).sum() == len(data)
 
 
+@pytest.mark.parametrize("make", [cased, cased_before_space])
 @settings(max_examples=100, deadline=None)
 @given(documents=st.lists(texts, min_size=1, max_size=5))
-def test_each_document_of_a_stream_has_its_own_bytes(documents):
-    tokenizer = cased()
+def test_each_document_of_a_stream_has_its_own_bytes(make, documents):
+    tokenizer = make()
     parts = [np.append(tokenizer.bos, tokenizer.encode(text)) for text in documents]
     starts = np.cumsum([0, *map(len, parts[:-1])])
     counts = byte_counts(tokenizer, np.concatenate(parts), None)
@@ -122,12 +140,12 @@ def test_each_document_of_a_stream_has_its_own_bytes(documents):
     assert tokenizer.decode(np.concatenate(parts)) == "".join(documents).encode()
 
 
-@pytest.mark.parametrize("make", [ByteTokenizer, cased, exact_elsewhere, lossy])
+@pytest.mark.parametrize("make", [ByteTokenizer, cased, cased_before_space, exact_elsewhere, lossy])
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_ids_decode_one_by_one_into_as_many_bytes_as_they_count(make, data):
     tokenizer: Tokenizer = make()
-    often = [tokenizer.bos, *tokenizer.markers]
+    often = [tokenizer.bos, *tokenizer.markers, *tokenizer.encode(" "), *tokenizer.encode("the")]
     ids = data.draw(st.lists(st.one_of(st.sampled_from(often), st.integers(0, tokenizer.vocabulary - 1))))
     decode = tokenizer.decoder()
     pieces = [decode(token) for token in ids]
@@ -138,7 +156,7 @@ def test_any_ids_decode_one_by_one_into_as_many_bytes_as_they_count(make, data):
         assert list(map(len, pieces)) == counts.tolist()
 
 
-@pytest.mark.parametrize("make", [cased, lossy])
+@pytest.mark.parametrize("make", [cased, cased_before_space, lossy])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_count_does_not_depend_on_later_tokens(make, data):
@@ -149,27 +167,35 @@ def test_a_count_does_not_depend_on_later_tokens(make, data):
     np.testing.assert_array_equal(counts[0][: len(before)], counts[1][: len(before)])
 
 
-def test_markers_stand_for_no_bytes_and_esc_is_never_written():
-    tokenizer = cased()
+@pytest.mark.parametrize("make", [cased, cased_before_space])
+def test_markers_stand_for_no_bytes_and_esc_is_never_written(make):
+    tokenizer = make()
     assert [tokenizer.pieces.names[marker] for marker in tokenizer.markers] == list(MARKERS)
     assert {tokenizer.token_bytes[marker] for marker in tokenizer.markers} == {b""}
-    ids = tokenizer.encode(f"{TITLE}Up{ESC}")
+    text = f"{TITLE}Up {ESC} Up{ESC}"
+    ids = tokenizer.encode(text)
     assert tokenizer.markers[3] not in ids
-    assert tokenizer.decode(ids).decode() == f"{TITLE}Up{ESC}"
+    assert tokenizer.decode(ids).decode() == text
 
 
-def test_a_document_ends_what_a_marker_began():
-    tokenizer = cased()
-    ids = [tokenizer.markers[1], tokenizer.bos, *tokenizer.encode("end")]
-    assert tokenizer.decode(np.array(ids)) == b"end"
+@pytest.mark.parametrize("make", [cased, cased_before_space])
+@pytest.mark.parametrize("begun", ["", " "])
+def test_a_document_ends_what_a_marker_began(make, begun):
+    tokenizer = make()
+    ids = [tokenizer.markers[1], *tokenizer.encode(begun), tokenizer.bos, *tokenizer.encode(" end")]
+    assert tokenizer.decode(np.array(ids)).decode() == begun + " end"
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=texts)
 def test_a_restored_table_is_the_same_tokenizer(text):
-    for make in (cased, lossy):
+    for make in (cased, cased_before_space, lossy):
         restored = _restored(make)
-        assert (restored.digest, restored.markers) == (make().digest, make().markers)
+        assert (restored.kind, restored.digest, restored.markers) == (
+            make().kind,
+            make().digest,
+            make().markers,
+        )
         np.testing.assert_array_equal(restored.encode(text), make().encode(text))
 
 
@@ -186,16 +212,33 @@ def test_a_table_without_the_word_casing_does_not_mark_capitals():
     assert old.encode("NASA").tolist() != lossy().encode("NASA").tolist()
 
 
-def test_a_table_with_casing_but_without_its_markers_is_refused():
+def test_each_form_is_a_kind_of_table_of_its_own():
+    """So a program from before there were two forms says that it does not know the second."""
+    plain = train_sentencepiece([Document(SAMPLE * 9, "a")], 300)
+    kinds = [
+        unpack_table(decompress_table(tokenizer.to_bytes()))[0]["kind"]
+        for tokenizer in (plain, cased(), cased_before_space())
+    ]
+    assert kinds[:2] == ["sentencepiece", "sentencepiece with casing"]
+    assert kinds[2] == "sentencepiece with casing before spaces"
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece with casing behind words", ["sentencepiece"], 1, None])
+def test_a_table_of_unknown_kind_is_refused(kind):
+    header, columns = unpack_table(decompress_table(cased().to_bytes()))
+    with pytest.raises(TokenizerError, match=r"is of unknown kind .*; update bytegolf"):
+        tokenizer_from_bytes(compress_table(pack_table({**header, "kind": kind}, columns)))
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece with casing", "sentencepiece with casing before spaces"])
+def test_a_table_with_casing_but_without_its_markers_is_refused(kind):
     plain = train_sentencepiece([Document(SAMPLE * 9, "a")], 300)
     for tokenizer in (plain, cased()):
         header, columns = unpack_table(decompress_table(tokenizer.to_bytes()))
         if tokenizer is not plain:
             columns["types"] = columns["types"].replace(b"\4", b"\1", 1)
         with pytest.raises(TokenizerError, match="as one user-defined piece"):
-            tokenizer_from_bytes(
-                compress_table(pack_table({**header, "kind": "sentencepiece with casing"}, columns))
-            )
+            tokenizer_from_bytes(compress_table(pack_table({**header, "kind": kind}, columns)))
 
 
 def test_a_model_with_a_part_of_the_markers_is_an_ordinary_one(tmp_path):
@@ -204,14 +247,15 @@ def test_a_model_with_a_part_of_the_markers_is_an_ordinary_one(tmp_path):
     assert load_tokenizer(str(path)).markers == ()
 
 
-def test_shards_count_the_text_as_it_was_and_give_it_back(tmp_path):
+@pytest.mark.parametrize("make", [cased, cased_before_space])
+def test_shards_count_the_text_as_it_was_and_give_it_back(make, tmp_path):
     documents = [Document(f"{SAMPLE} Number {n} FOR {TITLE} iOS", str(n)) for n in range(6)]
     prepared = prepare(
-        tmp_path, training=documents[2:], validation=documents[:2], tokenizer=cased(), source={}
+        tmp_path, training=documents[2:], validation=documents[:2], tokenizer=make(), source={}
     )
     whole = {document.text.encode() for document in documents[2:]}
     assert prepared.training.bytes == sum(map(len, whole))
-    assert open_prepared(tmp_path).tokenizer.digest == cased().digest
+    assert open_prepared(tmp_path).tokenizer.digest == make().digest
     ends = [*prepared.training.starts[1:].tolist(), prepared.training.tokens]
     read = {
         prepared.tokenizer.decode(prepared.training.read(start, end))

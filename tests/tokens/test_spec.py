@@ -16,13 +16,22 @@ def test_each_spec_builds_its_tokenizer(tmp_path):
     (tmp_path / "a.tokenizer").write_bytes(trained.to_bytes())
     loaded = build_tokenizer(TokenizerFile(str(tmp_path / "a.tokenizer")), [])
     cased = build_tokenizer(SentencePiece(vocabulary=275, casing=True), DOCUMENTS)
+    other = build_tokenizer(SentencePiece(vocabulary=275, casing="before_space"), DOCUMENTS)
     assert (build_tokenizer(Bytes(), []).kind, trained.vocabulary) == ("bytes", 275)
     assert (cased.vocabulary, len(cased.markers), len(trained.markers)) == (275, 4, 0)
+    assert (other.kind, other.markers) == ("sentencepiece with casing before spaces", cased.markers)
     assert loaded.digest == trained.digest
 
 
 @pytest.mark.parametrize(
-    "spec", [Bytes(), SentencePiece(512, casing=True), TokenizerFile("x.model"), Text(("kjv",), cut_bytes=9)]
+    "spec",
+    [
+        Bytes(),
+        SentencePiece(512, casing=True),
+        SentencePiece(512, casing="before_space"),
+        TokenizerFile("x.model"),
+        Text(("kjv",), cut_bytes=9),
+    ],
 )
 def test_specs_survive_json(spec):
     assert tree.from_json(type(spec), tree.to_json(spec)) == spec
@@ -34,6 +43,7 @@ def test_specs_survive_json(spec):
         (lambda: SentencePiece(vocabulary=271), "vocabulary is 271; choose 272 to 65536"),
         (lambda: SentencePiece(vocabulary=65537), "vocabulary is 65537"),
         (lambda: SentencePiece(sample_bytes=0), "sample_bytes is 0"),
+        (lambda: SentencePiece(casing="before"), "casing is 'before'; choose False, True or 'before_space'"),
         (lambda: TokenizerFile(""), "path is empty"),
     ],
 )

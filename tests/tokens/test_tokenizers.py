@@ -38,7 +38,14 @@ def cased() -> Tokenizer:
     )
 
 
-LOSSLESS = [ByteTokenizer, trained, cased]
+@functools.cache
+def cased_before_space() -> Tokenizer:
+    return train_sentencepiece(
+        [Document(SAMPLE * 5, "a"), Document(SAMPLE.upper() * 3, "b")], 400, casing="before_space"
+    )
+
+
+LOSSLESS = [ByteTokenizer, trained, cased, cased_before_space]
 
 # What tends to break tokenizers, among letters that do have pieces.
 tricky = st.text(
@@ -99,7 +106,7 @@ def test_bos_and_unknown_are_never_produced(make, data):
     assert all(tokenizer.token_bytes[token] or token in tokenizer.markers for token in ids)
 
 
-@pytest.mark.parametrize("make", [trained, cased])
+@pytest.mark.parametrize("make", [trained, cased, cased_before_space])
 @settings(max_examples=60, deadline=None)
 @given(data=any_bytes.map(lambda data: data * 20), size=st.integers(1, 30))
 def test_cutting_long_text_into_segments_changes_no_id(make, data, size):
@@ -120,7 +127,7 @@ def test_training_is_deterministic_and_restoring_keeps_the_digest():
 @given(
     texts=st.lists(tricky, min_size=1, max_size=6),
     vocabulary=st.integers(272, 300),
-    casing=st.booleans(),
+    casing=st.sampled_from([False, True, "before_space"]),
     probe=any_bytes,
 )
 def test_any_text_trains_an_exact_tokenizer_or_is_refused(texts, vocabulary, casing, probe):
@@ -192,7 +199,7 @@ def test_a_saved_table_loads_from_its_file(tmp_path):
     assert load_tokenizer(str(path)).digest == trained().digest
 
 
-@pytest.mark.parametrize("make", [trained, cased])
+@pytest.mark.parametrize("make", [trained, cased, cased_before_space])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_damaged_tables_are_refused_or_harmless(make, data):

@@ -25,7 +25,7 @@ import sentencepiece
 
 from bytegolf import tree
 from bytegolf.errors import RecipeError, TokenizerError
-from bytegolf.text.casing import MARKERS, CapsStream, lossless_caps
+from bytegolf.text.casing import MARKERS, CapsStream, Casing, lossless_caps
 from bytegolf.tokens.bytes_text import as_bytes, look_up, split_valid
 from bytegolf.tokens.normalization import Normalizer, read_normalizer
 from bytegolf.tokens.protobuf import bytes_field, fixed32_field, read_fields, varint_field
@@ -39,7 +39,12 @@ from bytegolf.tokens.table import (
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
-CASED = "sentencepiece with casing"
+# What a table calls its tokenizer. One kind for each form, so that a program that does not know it says so.
+KINDS: dict[Casing, str] = {
+    False: "sentencepiece",
+    True: "sentencepiece with casing",
+    "before_space": "sentencepiece with casing before spaces",
+}
 _BPE = 2
 _MODEL_TYPE, _WHITESPACE_SUFFIX, _BYTE_FALLBACK = 3, 24, 35
 
@@ -64,7 +69,7 @@ class Pieces:
     types: bytes
     bos: int
     normalizer: Normalizer
-    casing: bool = False
+    casing: Casing = False
 
     def __post_init__(self) -> None:
         if len(self.names) > MAX_PIECES:
@@ -123,7 +128,7 @@ class SentencePieceTokenizer(TableTokenizer):
         self.pieces = pieces
         self.vocabulary = len(pieces.names)
         self.bos = pieces.bos
-        self.kind = CASED if pieces.casing else "sentencepiece"
+        self.kind = KINDS[pieces.casing]
         self.markers = tuple(map(pieces.names.index, MARKERS)) if pieces.casing else ()
         self.lossless = pieces.normalizer.exact and pieces.types.count(USER_DEFINED) == len(self.markers)
         self.token_bytes = tuple(_bytes_by_id(pieces))
@@ -155,13 +160,13 @@ class SentencePieceTokenizer(TableTokenizer):
         """The bytes that `ids` stand for; misplaced markers act as `CapsStream` says."""
         if not self.markers:
             return super().decode(ids)
-        return _latin_bytes(CapsStream().feed("".join(look_up(self._characters, ids))))
+        return _latin_bytes(CapsStream(self.pieces.casing).feed("".join(look_up(self._characters, ids))))
 
     def decoder(self) -> Callable[[int], bytes]:
         """The bytes of one id after another; their letters' case depends on the ids before."""
         if not self.markers:
             return super().decoder()
-        stream = CapsStream()
+        stream = CapsStream(self.pieces.casing)
         return lambda token: _latin_bytes(stream.feed(self._characters[token]))
 
     @functools.cached_property
@@ -173,8 +178,7 @@ class SentencePieceTokenizer(TableTokenizer):
         return tuple(characters)
 
     def _encode_valid(self, text: str) -> np.ndarray:
-        if self.pieces.casing:
-            text = lossless_caps(text)
+        text = lossless_caps(text, self.pieces.casing)
         if not self._cuts_at_words or len(text) <= _SEGMENT_CHARACTERS:
             return np.array(self._processor.encode(text, out_type=int), dtype=np.int32)
         segments = [self._processor.encode(part, out_type=int) for part in _segments(text)]
@@ -196,8 +200,9 @@ def has_markers(names: Sequence[str], types: bytes) -> bool:
     return all(names.count(marker) == 1 and types[names.index(marker)] == USER_DEFINED for marker in MARKERS)
 
 
-def pieces_from_table(settings: dict[str, Any], columns: dict[str, bytes], *, casing: bool) -> Pieces:
-    """The pieces of a saved table; `TokenizerError` if anything in it is malformed."""
+def pieces_from_table(settings: dict[str, Any], columns: dict[str, bytes]) -> Pieces:
+    """The pieces of a saved table of one of `KINDS`; `TokenizerError` if anything in it is malformed."""
+    casing = next(casing for casing, kind in KINDS.items() if kind == settings.get("kind"))
     try:
         names = tuple(name.decode() for name in unpack_pieces(columns))
     except UnicodeDecodeError as error:

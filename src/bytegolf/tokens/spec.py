@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bytegolf.errors import RecipeError
+from bytegolf.text.casing import Casing
 from bytegolf.text.documents import Document
 from bytegolf.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, train_sentencepiece
 from bytegolf.tokens.training import MAX_VOCABULARY, MIN_VOCABULARY
@@ -21,14 +22,17 @@ class SentencePiece:
     vocabulary: int = 1024
     sample_bytes: int = 8_000_000
     """How much text to look at."""
-    casing: bool = False
-    """Capitals become markers of their own, and words are written in one way; see `text.casing`."""
+    casing: Casing = False
+    """Capitals become markers of their own, and words are written in one way; see `text.casing`.
+    before_space: the marker stands before a space in front of the word, which leaves " the" one piece."""
 
     def __post_init__(self) -> None:
         if not MIN_VOCABULARY <= self.vocabulary <= MAX_VOCABULARY:
             raise RecipeError(f"vocabulary is {self.vocabulary}; choose {MIN_VOCABULARY} to {MAX_VOCABULARY}")
         if self.sample_bytes < 1:
             raise RecipeError(f"sample_bytes is {self.sample_bytes}; choose a size such as 8000000")
+        if self.casing not in (False, True, "before_space"):
+            raise RecipeError(f"casing is {self.casing!r}; choose False, True or 'before_space'")
 
 
 @dataclass(frozen=True)

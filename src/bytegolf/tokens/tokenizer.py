@@ -15,7 +15,7 @@ import numpy as np
 from bytegolf.errors import TokenizerError
 from bytegolf.tokens.gpt2 import gpt2_from_table, load_gpt2
 from bytegolf.tokens.raw_bytes import ByteTokenizer
-from bytegolf.tokens.sentence_pieces import CASED, SentencePieceTokenizer, load_model, pieces_from_table
+from bytegolf.tokens.sentence_pieces import KINDS, SentencePieceTokenizer, load_model, pieces_from_table
 from bytegolf.tokens.table import decompress_table, unpack_table
 from bytegolf.tokens.training import train_sentencepiece
 
@@ -81,10 +81,8 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
     match settings.get("kind"):
         case "bytes":
             return ByteTokenizer()
-        case "sentencepiece":
-            return SentencePieceTokenizer(pieces_from_table(settings, columns, casing=False))
-        case kind if kind == CASED:
-            return SentencePieceTokenizer(pieces_from_table(settings, columns, casing=True))
+        case kind if kind in KINDS.values():
+            return SentencePieceTokenizer(pieces_from_table(settings, columns))
         case "gpt2":
             return gpt2_from_table(columns)
         case kind:

@@ -8,7 +8,7 @@ import numpy as np
 import sentencepiece
 
 from bytegolf.errors import TokenizerError
-from bytegolf.text.casing import MARKERS, lossless_caps
+from bytegolf.text.casing import MARKERS, Casing, lossless_caps
 from bytegolf.text.documents import Document
 from bytegolf.tokens.normalization import Normalizer
 from bytegolf.tokens.protobuf import read_fields
@@ -35,7 +35,7 @@ def train_sentencepiece(
     documents: Iterable[Document],
     vocabulary: int,
     *,
-    casing: bool = False,
+    casing: Casing = False,
     sample_bytes: int = 8_000_000,
     threads: int = 1,
 ) -> SentencePieceTokenizer:
@@ -45,14 +45,13 @@ def train_sentencepiece(
     characters have no piece beside their byte, which leaves their ids to merges; a space is the exception,
     because SentencePiece writes it as U+2581. At most about `sample_bytes` of text, drawn evenly from all
     documents, are looked at. With `casing` the ids 258..261 are the markers of capitals, and merges are
-    learned from text with marked capitals.
+    learned from text with capitals marked in that form (`text.casing`).
     """
     if not MIN_VOCABULARY <= vocabulary <= MAX_VOCABULARY:
         raise TokenizerError(f"vocabulary is {vocabulary}; choose {MIN_VOCABULARY} to {MAX_VOCABULARY}")
     markers = MARKERS if casing else ""
-    texts = _sample([document.text for document in documents], sample_bytes)
-    if casing:
-        texts = [lossless_caps(text) for text in texts]
+    sample = _sample([document.text for document in documents], sample_bytes)
+    texts = [lossless_caps(text, casing) for text in sample]
     # What lies outside the alphabet cuts sentences; so markers, which never merge, are left out of it.
     alphabet = _alphabet(texts, _RESERVED + markers, most=(vocabulary - 259) // 2)
     ascii_pieces = sum(character.isascii() for character in alphabet if character != " ")
