@@ -25,8 +25,8 @@ def main() -> None:
         (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
         (ROOT / "benchmarks" / "README.md", "ladder", ladder_table()),
         (ROOT / "benchmarks" / "README.md", "quantization", quantization_table()),
-        (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-smear-cpu")),
-        (ROOT / "README.md", "compressors", compressors_table("pocket-smear-cpu")),
+        (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
+        (ROOT / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
     ):
         old = path.read_text(encoding="utf-8")
         new = replaced(old, name, table)

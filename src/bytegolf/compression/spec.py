@@ -149,7 +149,7 @@ class Compression:
             raise RecipeError(f"prune is {self.prune:g}, but rotated grids keep no zeros; set it to 0")
         if self.gptq is not None and not any(isinstance(storage, Grid) for storage in self._storages()):
             raise RecipeError(
-                "gptq is set, but the plan has no integer grid to round to; add one, or leave it out"
+                "gptq is set, but the plan has no integer grid to round to; add one, or set gptq to none"
             )
 
     def _storages(self) -> tuple[Storage, ...]:

@@ -5,6 +5,8 @@ learn more in a minute than many small ones. A vocabulary of 4,096 pieces makes 
 The smear gate hands each token part of the one before it, which so few layers are slow to find out.
 """
 
+from bytegolf.compression.gptq import Gptq
+from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FitBytes
 from bytegolf.evaluation.windows import Chunked, Sliding
 from bytegolf.model.attention import Attention
@@ -62,7 +64,9 @@ RECIPE = Recipe(
     compression=Compression(
         plan=FitBytes(),
         budget_bytes=1_000_000,
-        quantization_aware_from=0.8,
+        # Half a minute after training, instead of a fifth of it spent with rounded weights.
+        gptq=Gptq(),
+        correction=LowRankCorrection(),
     ),
     evaluation=Evaluation(
         plans=(Sliding(256, 128), Chunked(256)),
