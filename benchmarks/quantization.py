@@ -41,12 +41,11 @@ from bytegolf.compression.grid import AbsMax, Grid
 from bytegolf.compression.spec import Compression, FixedBits, Noise, RoleGrid
 from bytegolf.compression.storage import Storage
 from bytegolf.compression.ternary import Binary, Ternary
-from bytegolf.files import atomic_write
 from bytegolf.model.loop import Loop
 from bytegolf.model.roles import Role
 from bytegolf.model.spec import Model
 from bytegolf.recipe import Recipe
-from bytegolf.runner import finish, run, trained_run
+from bytegolf.runner import finish, run, trained_run, write_json
 from bytegolf.running.progress import Display
 from bytegolf.training.ranks import Ranks
 
@@ -143,7 +142,7 @@ def study(case: Case, recipe: Recipe, folder: Path, console: Console) -> list[di
     for row, found in zip(rows, growth(trained, plans).values(), strict=True):
         row["deviations"] = found
     data = {"machine": result["machine"], "rows": rows, "seed": recipe.training.seed}
-    atomic_write(folder / "rows.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_json(folder / "rows.json", data)
     return rows
 
 
@@ -186,12 +185,17 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     ):
         shown.add_column(heading, justify="left" if heading in ("network", "training saw") else "right")
     for row in rows:
-        stored = row["storage"] + (" bits" if row["storage"].isdigit() else "")
-        scores = f"{row['float']:.4f}", f"{row['file']:.4f}", f"{row['cost']:+.4f}"
-        first, last = row["deviations"][0], row["deviations"][-1]
-        strays = f"{first:.2%} … {last:.2%}", f"{last / first:.1f}"
-        shown.add_row(row["network"], row["sees"] or "nothing", stored, *scores, f"{row['bytes']:,}", *strays)
+        shown.add_row(*cells(row))
     return shown
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row's network, what training saw, how it is stored, its three scores, bytes, and deviations."""
+    stored = row["storage"] + (" bits" if row["storage"].isdigit() else "")
+    scores = f"{row['float']:.4f}", f"{row['file']:.4f}", f"{row['cost']:+.4f}"
+    first, last = row["deviations"][0], row["deviations"][-1]
+    strays = f"{first:.2%} … {last:.2%}", f"{last / first:.1f}"
+    return row["network"], row["sees"] or "nothing", stored, *scores, f"{row['bytes']:,}", *strays
 
 
 def main(words: Words = None) -> None:

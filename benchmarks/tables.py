@@ -5,7 +5,6 @@ python benchmarks/tables.py [--check]
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -83,7 +82,8 @@ def ladder_table() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in LADDER:
-        runs = [record(f"ladder/{path.parent.name}") for path in _seeds("ladder", name, "result.json")]
+        folders = sorted((RESULTS / "ladder").glob(f"{name}-seed*"))
+        runs = [record(f"ladder/{folder.name}") for folder in folders]
         cells = (
             f"[{name}](results/ladder/{name}-seed1)",
             f"{runs[0]['training']['parameters']:,}",
@@ -106,24 +106,10 @@ def quantization_table() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in quantization.collected(RESULTS / "quantization"):
-        first, last = row["deviations"][0], row["deviations"][-1]
-        cells = (
-            row["network"],
-            row["sees"] or "nothing",
-            row["storage"] + (" bits" if row["storage"].isdigit() else ""),
-            f"{row['float']:.4f}",
-            f"**{row['file']:.4f}**",
-            f"{row['cost']:+.4f}",
-            f"{row['bytes']:,}",
-            f"{first:.2%} … {last:.2%}",
-            f"{last / first:.1f}",
-        )
+        *before, file, cost, size, strays, growth = quantization.cells(row)
+        cells = (*before, f"**{file}**", cost, size, strays, growth)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def _seeds(folder: str, name: str, file: str) -> Iterator[Path]:
-    yield from sorted((RESULTS / folder).glob(f"{name}-seed*/{file}"))
 
 
 def _score(run: dict[str, Any], model: str, plan: str) -> float:

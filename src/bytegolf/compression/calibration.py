@@ -88,8 +88,7 @@ def as_scored(model: LanguageModel) -> Iterator[None]:
 
     A network in training may still have its loops ahead of it, or leave out passes that only scoring takes.
     """
-    passes = 1 if model.spec.loop is None else model.spec.loop.scored_passes
-    with model.as_written(), model.stack.running(passes):
+    with model.as_written(), model.stack.running(model.stack.scored_passes):
         yield
 
 

@@ -113,25 +113,40 @@ def _clip_factors(weight_RC: Tensor, hessian_CC: Tensor, importance: float) -> T
 
 def _solve(weight_NRC: Tensor, hessian_NCC: Tensor, scale_NR: Tensor, limit: int, spec: Gptq) -> Tensor:
     """Integers (N, R, C), int8."""
-    diagonal_NC = hessian_NCC.diagonal(dim1=1, dim2=2)
-    dead_NC = diagonal_NC == 0
-    hessian_NCC = hessian_NCC + torch.diag_embed(dead_NC.to(hessian_NCC.dtype))
+    dead_NC = hessian_NCC.diagonal(dim1=1, dim2=2) == 0
     weight_NCR = weight_NRC.mT.masked_fill(dead_NC[:, :, None], 0.0)
+    order_NC, shares_NCC = error_shares(hessian_NCC, spec)
+    ints_NCR = _round_in_turn(
+        _rows(weight_NCR, order_NC), shares_NCC.to(torch.float32), scale_NR, limit, spec.block
+    )
+    return _rows(ints_NCR, order_NC.argsort(dim=1)).mT.contiguous()
+
+
+def error_shares(hessian_NCC: Tensor, spec: Gptq) -> tuple[Tensor, Tensor]:
+    """The order (N, C) in which columns are rounded, and in that order which share of each column's error
+    every later one takes, (N, C, C) with 1 on the diagonal. Hessians are float64.
+
+    Raises `DivergedError` for what is no Hessian.
+    """
+    diagonal_NC = hessian_NCC.diagonal(dim1=1, dim2=2)
+    # Columns without inputs have no part in anything; 1 keeps them from being divided by.
+    hessian_NCC = hessian_NCC + torch.diag_embed((diagonal_NC == 0).to(hessian_NCC.dtype))
     # Columns stay in place where the order is that of equal numbers.
     ranked_NC = diagonal_NC if spec.act_order else torch.zeros_like(diagonal_NC)
     order_NC = ranked_NC.sort(dim=1, descending=True, stable=True).indices
-    weight_NCR = _rows(weight_NCR, order_NC)
-    hessian_NCC = _rows(_rows(hessian_NCC, order_NC).mT, order_NC)
-    shares_NCC = _error_shares(hessian_NCC, spec.damping).to(torch.float32)
-    ints_NCR = _round_in_turn(weight_NCR, shares_NCC, scale_NR, limit, spec.block)
-    return _rows(ints_NCR, order_NC.argsort(dim=1)).mT.contiguous()
+    return order_NC, _factored(in_order(hessian_NCC, order_NC), spec.damping)
+
+
+def in_order(hessian_NCC: Tensor, order_NC: Tensor) -> Tensor:
+    """Hessians with rows and columns in another order."""
+    return _rows(_rows(hessian_NCC, order_NC).mT, order_NC)
 
 
 def _rows(matrix_NCX: Tensor, order_NC: Tensor) -> Tensor:
     return matrix_NCX.gather(1, order_NC[:, :, None].expand_as(matrix_NCX))
 
 
-def _error_shares(hessian_NCC: Tensor, damping: float) -> Tensor:
+def _factored(hessian_NCC: Tensor, damping: float) -> Tensor:
     """U_jk / U_jj of the upper Cholesky factor U of each inverse: which share of error j goes to column k.
 
     H with rows and columns in reverse order is L Lᵀ; in the right order again, L⁻¹ is U. The inverse itself,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.compression.calibration import as_scored
-from bytegolf.compression.gptq import Gptq
+from bytegolf.compression.gptq import Gptq, error_shares, in_order
 from bytegolf.model.spec import LanguageModel
 
 
@@ -17,7 +17,8 @@ def fisher_sensitivities(
 
     F is the mean over a tensor's entries of the empirical Fisher information: with g the gradient of the
     mean loss over n tokens, F ≈ n · mean(g²), the gradients of tokens being taken as independent with
-    mean zero. `batches`: (ids, targets, starts), each (B, T), on the model's device. Loops run as often as in
+    mean zero. `batches`: (ids, targets, starts), each (B, T), ids and targets on the model's
+    device. Loops run as often as in
     scoring, also while training has not begun them.
     """
     with as_scored(model):
@@ -51,16 +52,9 @@ def rounding_gains(hessians: Mapping[str, Tensor], spec: Gptq) -> dict[str, floa
 
 
 def _rounding_gain(hessian_CC: Tensor, spec: Gptq) -> float:
-    diagonal_C = hessian_CC.diagonal()
-    if spec.act_order:
-        order_C = diagonal_C.sort(descending=True, stable=True).indices
-        hessian_CC = hessian_CC[order_C][:, order_C]
-    identity_CC = torch.eye(len(hessian_CC), dtype=hessian_CC.dtype, device=hessian_CC.device)
-    damped_CC = hessian_CC + spec.damping * diagonal_C.mean() * identity_CC
-    # In reverse order H = L Lᵀ, and L⁻¹ turned round again is U.
-    lower_CC, failed = torch.linalg.cholesky_ex(damped_CC.flip(0, 1))
-    if int(failed):
+    trace = float(hessian_CC.trace())
+    if not trace:
         return 1.0
-    upper_CC = torch.linalg.solve_triangular(lower_CC, identity_CC, upper=False).flip(0, 1)
-    shares_CC = upper_CC / upper_CC.diagonal()[:, None]
-    return float(((shares_CC @ hessian_CC) * shares_CC).sum() / diagonal_C.sum())
+    order_1C, shares_1CC = error_shares(hessian_CC[None], spec)
+    (ordered_CC,), (shares_CC,) = in_order(hessian_CC[None], order_1C), shares_1CC
+    return float(((shares_CC @ ordered_CC) * shares_CC).sum()) / trace

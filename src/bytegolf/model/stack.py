@@ -92,7 +92,9 @@ class Stack(Component):
         if loop is not None and loop.injection is not None:
             self.injection = loop.injection.build(width)
         self._first_looped = None if loop is None else loop.first
-        self.run_passes(1 if loop is None else loop.scored_passes)
+        #: How often the loop's layers run outside training.
+        self.scored_passes = 1 if loop is None else loop.scored_passes
+        self.run_passes(self.scored_passes)
 
     def run_passes(self, passes: int) -> None:
         """From now on the loop's layers run so often, one pass after the other."""

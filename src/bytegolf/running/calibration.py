@@ -31,10 +31,18 @@ def calibration_batches(
             seed=training.seed,
         )
         return
-    batches = PackedBatches(
-        prepared.training, prepared.tokenizer, rows=spec.rows, length=training.length, seed=training.seed
+    yield from training_batches(model, recipe, prepared, batches=spec.batches, rows=spec.rows)
+
+
+def training_batches(
+    model: LanguageModel, recipe: Recipe, prepared: Prepared, *, batches: int, rows: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(ids, targets, starts) of training text, the same for every run of a recipe, on the model's device."""
+    spec = recipe.training
+    packed = PackedBatches(
+        prepared.training, prepared.tokenizer, rows=rows, length=spec.length, seed=spec.seed
     )
-    for step in range(spec.batches):
-        batch = batches.batch(step)
+    for step in range(batches):
+        batch = packed.batch(step)
         # Borders of documents are looked for on the CPU (see `Stream.of`).
         yield batch.ids_BT.to(model.device), batch.targets_BT.to(model.device), batch.starts_BT

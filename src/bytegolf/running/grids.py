@@ -18,7 +18,7 @@ from bytegolf.errors import BudgetError
 from bytegolf.model.roles import Role, parameter_roles
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
-from bytegolf.tokens.batches import PackedBatches
+from bytegolf.running.calibration import training_batches
 from bytegolf.tokens.shards import Prepared
 from bytegolf.tree import to_json
 
@@ -85,14 +85,8 @@ class PlanChoice:
 
 def measured_sensitivities(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     """How much errors of each matrix hurt on some training text, the same for every run of a recipe."""
-    spec, device = recipe.training, model.device
-    batches = PackedBatches(
-        prepared.training, prepared.tokenizer, rows=_CALIBRATION_ROWS, length=spec.length, seed=spec.seed
-    )
-    made = [batches.batch(step) for step in range(_CALIBRATION_BATCHES)]
-    return fisher_sensitivities(
-        model, [(b.ids_BT.to(device), b.targets_BT.to(device), b.starts_BT.to(device)) for b in made]
-    )
+    batches = training_batches(model, recipe, prepared, batches=_CALIBRATION_BATCHES, rows=_CALIBRATION_ROWS)
+    return fisher_sensitivities(model, batches)
 
 
 def early_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> Plan:

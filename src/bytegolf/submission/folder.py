@@ -1,7 +1,6 @@
 """A run folder's files as the folder that a submission to the 16 MB challenge consists of."""
 
 import hashlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from bytegolf.files import atomic_write
 from bytegolf.recipe import Recipe
 from bytegolf.report.run_folder import Run, find, read_run, rows
 from bytegolf.report.seeds import read_side, refuse_incomparable
-from bytegolf.runner import saved_recipe
+from bytegolf.runner import saved_recipe, write_json
 from bytegolf.running.environment import source_hash
 from bytegolf.submission.evaluation import submitted_passes
 from bytegolf.submission.log import training_log
@@ -132,7 +131,7 @@ def write(submission: Submission, labels: Labels, target: Path) -> None:
     page = Page(data, submission.recipe, submission.run.result, submission.plan, _certificate(submission))
     atomic_write(target / "train_gpt.py", script())
     atomic_write(target / "artifact.bg", submission.artifact)
-    atomic_write(target / "submission.json", (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(target / "submission.json", data)
     atomic_write(target / "README.md", readme(page).encode())
     for run, name in zip(submission.runs, log_names(submission), strict=True):
         atomic_write(target / name, training_log(run).encode())

@@ -68,7 +68,8 @@ class LoraLearner:
                     optimizer.step(chunk.gradients(nats_M, leaves), learning)
             done += chunk.count
             watch(done, session.targets)
-        self._finished.append([a for pairs in factors for a in pairs])
+        if spec.warm_start is not None:
+            self._finished.append([a for pairs in factors for a in pairs])
 
     def hand_on(self) -> None:
         """From now on A starts from the mean of what it became in the documents since the last time."""
