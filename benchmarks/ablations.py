@@ -10,8 +10,6 @@ and all files have 8 bits. Tokens, not seconds, are equal: what a technique cost
 The table holds each change against `none` of the same seed.
 """
 
-import json
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,8 @@ from studies import (
     WIDTH,
     Change,
     Words,
-    float_and_file,
+    compared,
+    deviation_text,
     on_attention,
     on_layers,
     on_matrices,
@@ -33,7 +32,7 @@ from studies import (
     on_training,
     parser,
     small_recipe,
-    tabled,
+    with_tokens,
 )
 
 from bytegolf.compression.grid import Grid
@@ -93,29 +92,7 @@ def changed(name: str, recipe: Recipe) -> Recipe:
 
 def collected(folder: Path) -> Iterator[dict[str, Any]]:
     """A row for each change with the runs below a folder: means over seeds, and differences to `none`."""
-    results = {name: _results(folder, name) for name in CHANGES}
-    for name, found in results.items():
-        common = sorted(found.keys() & results["none"].keys())
-        if not common:
-            continue
-        rows = [float_and_file(found[seed]) for seed in common]
-        bases = [float_and_file(results["none"][seed]) for seed in common]
-        differences = [scores[0] - base_scores[0] for scores, base_scores in zip(rows, bases, strict=True)]
-        yield {
-            "change": name,
-            "seeds": common,
-            "float": statistics.mean(scores[0] for scores in rows),
-            "file": statistics.mean(scores[1] for scores in rows),
-            "difference": statistics.mean(differences),
-            "spread": statistics.stdev(differences) if len(differences) > 1 else None,
-            "parameters": found[common[0]]["training"]["parameters"],
-        }
-
-
-def _results(folder: Path, name: str) -> dict[int, dict[str, Any]]:
-    paths = sorted(folder.glob(f"{name}-seed*/result.json"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return {result["seed"]: result for result in found}
+    return compared(folder, dict.fromkeys(CHANGES, "none"))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -124,14 +101,15 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     for heading in ("change", "float", "difference", "spread", "file", "weights", "seeds"):
         shown.add_column(heading, justify="left" if heading == "change" else "right")
     for row in sorted(rows, key=lambda row: row["difference"]):
-        spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
-        scores = f"{row['float']:.4f}", f"{row['difference']:+.4f}", spread, f"{row['file']:.4f}"
-        shown.add_row(row["change"], *scores, f"{row['parameters']:,}", str(len(row["seeds"])))
+        difference = f"{row['difference']:+.4f}", deviation_text(row["spread"])
+        parameters = row["runs"][0]["training"]["parameters"]
+        scores = f"{row['float']:.4f}", *difference, f"{row['file']:.4f}"
+        shown.add_row(row["change"], *scores, f"{parameters:,}", str(len(row["seeds"])))
     return shown
 
 
 def main(words: Words = None) -> None:
-    options = tabled(parser(__doc__, "change", CHANGES, "ablations"), 32_000_000).parse_args(words)
+    options = with_tokens(parser(__doc__, "change", CHANGES, "ablations"), 32_000_000).parse_args(words)
     console = Console(width=120)
     if options.list:
         console.print("\n".join(CHANGES))

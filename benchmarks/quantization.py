@@ -33,7 +33,7 @@ from studies import (
     on_training,
     parser,
     small_recipe,
-    tabled,
+    with_tokens,
 )
 
 from bytegolf.compression.floats import Float16
@@ -199,7 +199,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def main(words: Words = None) -> None:
-    options = tabled(parser(__doc__, "case", CASES, "quantization"), 40_000_000).parse_args(words)
+    options = with_tokens(parser(__doc__, "case", CASES, "quantization"), 40_000_000).parse_args(words)
     console = Console(width=150)
     if options.list:
         console.print("\n".join(CASES))

@@ -1,10 +1,12 @@
 """What the studies of this folder share: changes of a recipe, a small network, and the command line."""
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+import json
+import statistics
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bytegolf.compression.spec import Compression
 from bytegolf.evaluation.windows import Chunked
@@ -36,6 +38,11 @@ def on_model(**changes: object) -> Change:
 def on_training(**changes: object) -> Change:
     """A change of training."""
     return lambda recipe: replace(recipe, training=replace(recipe.training, **changes))
+
+
+def on_compression(**changes: object) -> Change:
+    """A change of how weights are stored."""
+    return lambda recipe: replace(recipe, compression=replace(recipe.compression, **changes))
 
 
 def on_matrices(**changes: object) -> Change:
@@ -90,10 +97,15 @@ def on_text(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     )
 
 
-def tabled(made: argparse.ArgumentParser, tokens: int) -> argparse.ArgumentParser:
-    """The further options of studies of small networks: equal tokens, and a table of finished runs."""
+def tabled(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The option of studies that make a table of finished runs."""
     made.add_argument("--table", type=Path, metavar="FOLDER", help="of runs, instead of running")
-    made.add_argument("--tokens", type=int, default=tokens)
+    return made
+
+
+def with_tokens(made: argparse.ArgumentParser, tokens: int) -> argparse.ArgumentParser:
+    """The further options of studies of small networks: equal tokens, and a table of finished runs."""
+    tabled(made).add_argument("--tokens", type=int, default=tokens)
     return made
 
 
@@ -121,3 +133,52 @@ def float_and_file(result: dict[str, Any]) -> tuple[float, float]:
     """Bits per byte of a run's trained model and of its artifact, scored in one way."""
     scores = {score["model"]: score["bits_per_byte"] for score in result["scores"]}
     return scores["float"], scores["artifact"]
+
+
+def finished(folder: Path, name: str) -> dict[int, dict[str, Any]]:
+    """What result.json holds of every run NAME-seedN below a folder, by seed."""
+    paths = sorted(folder.glob(f"{name}-seed*/result.json"))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return {result["seed"]: result for result in found}
+
+
+def compared(
+    folder: Path, controls: Mapping[str, str], held_against: Literal["float", "file"] = "float"
+) -> Iterator[dict[str, Any]]:
+    """A row for each change with runs below a folder: means over the seeds that its control has too.
+
+    `controls` names every change's. Differences are those of one seed, in the score `held_against`; their
+    spread and the control's noise are standard deviations over the seeds, None of a single one.
+    """
+    results = {name: finished(folder, name) for name in controls}
+    for name, control in controls.items():
+        common = sorted(results[name].keys() & results[control].keys())
+        if not common:
+            continue
+        runs = [results[name][seed] for seed in common]
+        scores, bases = (
+            [dict(zip(("float", "file"), float_and_file(run), strict=True)) for run in side]
+            for side in (runs, [results[control][seed] for seed in common])
+        )
+        base = [row[held_against] for row in bases]
+        differences = [row[held_against] - other for row, other in zip(scores, base, strict=True)]
+        yield {
+            "change": name,
+            "control": control,
+            "seeds": common,
+            "float": statistics.mean(row["float"] for row in scores),
+            "file": statistics.mean(row["file"] for row in scores),
+            "difference": statistics.mean(differences),
+            "spread": _deviation(differences),
+            "noise": _deviation(base),
+            "runs": runs,
+        }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def deviation_text(value: float | None) -> str:
+    """A deviation for people; nothing where there is none."""
+    return "" if value is None else f"{value:.4f}"

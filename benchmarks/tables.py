@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import frontier
 import quantization
 from ladder import LADDER
 
@@ -24,6 +25,7 @@ def main() -> None:
         (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
         (ROOT / "benchmarks" / "README.md", "ladder", ladder_table()),
         (ROOT / "benchmarks" / "README.md", "quantization", quantization_table()),
+        (ROOT / "benchmarks" / "README.md", "frontier", frontier_table()),
         (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
         (ROOT / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
     ):
@@ -109,6 +111,19 @@ def quantization_table() -> str:
         *before, file, cost, size, strays, growth = quantization.cells(row)
         cells = (*before, f"**{file}**", cost, size, strays, growth)
         rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def frontier_table() -> str:
+    """One row for each technique that has records."""
+    found = list(frontier.collected(RESULTS / "frontier"))
+    if not found:
+        return "No records yet."
+    rows = [f"| {' | '.join(frontier.HEADINGS)} |", "|---" * len(frontier.HEADINGS) + "|"]
+    for row in found:
+        change, control, difference, *others = frontier.cells(row)
+        linked = f"[{change}](results/frontier/{change}-seed{row['seeds'][0]})"
+        rows.append(f"| {' | '.join((linked, control, f'**{difference}**', *others))} |")
     return "\n".join(rows)
 
 

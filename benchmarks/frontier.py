@@ -1,0 +1,335 @@
+"""What each technique of the frontier does alone: one change of a small network, for the same seconds.
+
+    python benchmarks/frontier.py --list
+    python benchmarks/frontier.py CHANGE… --text FILE… --validation FILE --tokenizer FILE \
+        [--seconds 90] [--seed N] [--out FOLDER] [--prepared FOLDER] [--tokenizer-for CHANGE=FILE…]
+    python benchmarks/frontier.py --table FOLDER
+
+The control `none` is the ladder's rung `wider-mlp` without quantization-aware training: nine layers of width
+512, 65,536 tokens a step. Seconds are equal, so what a technique costs in time is in its score. Scores are
+those of the files, in chunks of 1,024, in bits per byte, which no tokenizer changes. Each change is held
+against the control that --list names, seed by seed; the table's `noise` is how far the seeds of that control
+itself lie apart.
+
+Files have 8 bits, which cost 0.0002 in the study of quantization. A plan that fits a byte budget would reward
+what saves weights, but what it costs moved between 0.001 and 0.006 from rung to rung of the ladder, which is
+as much as these techniques give. What they save stands in the column of bytes.
+
+Rotation and correction act once training is over. They compress what `none` of the same seed and folder has
+learned, with GPTQ throughout: `none` has to be there, and nothing is trained again. Their grids of 5 bits (as
+entry #2143 has them) and 4 (the coarsest that a plan chooses) are coarse enough for the cost to be seen. The
+clips are standard deviations, which a rotation leaves as they are: with it and without, every row has the
+same step. The embedding keeps 8 bits.
+
+Marked capitals need a tokenizer of their own; `plain-pieces` is their control, trained as theirs are. Each is
+trained from the text unless --tokenizer-for names a saved one, and has the prepared folder FOLDER-CHANGE.
+"""
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ladder import rung
+from quantization import plan_of
+from rich.console import Console
+from rich.table import Table
+from studies import (
+    Change,
+    Words,
+    compared,
+    deviation_text,
+    on_attention,
+    on_compression,
+    on_layers,
+    on_matrices,
+    on_model,
+    on_text,
+    parser,
+    tabled,
+)
+
+from bytegolf.artifact.loading import load
+from bytegolf.compression.gptq import Gptq
+from bytegolf.compression.grid import Grid, StandardDeviations
+from bytegolf.compression.residual import LowRankCorrection
+from bytegolf.compression.spec import Compression, FixedBits
+from bytegolf.errors import CheckpointError, RecipeError
+from bytegolf.evaluation.bits import score, token_stream
+from bytegolf.evaluation.windows import Chunked
+from bytegolf.model.attention import Attention
+from bytegolf.model.gates import FullGate, Gate, OutGate, SparseGate
+from bytegolf.model.injection import Parcae
+from bytegolf.model.lanes import Lanes
+from bytegolf.model.loop import Loop
+from bytegolf.model.mlp import XieluMlp, published_xielu
+from bytegolf.recipe import Recipe
+from bytegolf.report.run_folder import read_run
+from bytegolf.runner import Trained, train, trained_run, write_json
+from bytegolf.running.environment import describe_environment
+from bytegolf.running.export import export
+from bytegolf.running.progress import Display
+from bytegolf.tokens.spec import SentencePiece, TokenizerFile
+from bytegolf.training.budget import Budget
+from bytegolf.training.ranks import Ranks
+from bytegolf.tree import to_json
+
+
+@dataclass(frozen=True)
+class Case:
+    """One change, and the case that it is held against. stored: it changes nothing before compression."""
+
+    change: Change
+    control: str = "none"
+    stored: bool = False
+
+
+#: The middle three layers three times, as all published loops have them, of eleven layers.
+LOOP = Loop(first=3, last=5, passes=3, start=0.35)
+#: As in entry #1728 one in the middle and the last two; the others see an eighth of a row, later a quarter.
+GLOBAL_LAYERS = (4, 7, 8)
+
+GRIDS = {5: StandardDeviations(12.85), 4: StandardDeviations(8.5)}
+PUBLISHED_CORRECTION = LowRankCorrection(rank=4, matrices=3, largest="norm")
+FULL_CORRECTION = LowRankCorrection(rank=4, matrices=1000)
+
+TOKENS = {
+    "plain-pieces": SentencePiece(vocabulary=8192),
+    "caseops": SentencePiece(vocabulary=8192, casing=True),
+    "caseops-before-space": SentencePiece(vocabulary=8192, casing="before_space"),
+}
+
+
+def windowed(layer: int, layers: int, mixer: Attention) -> Attention:
+    if layer in GLOBAL_LAYERS:
+        return mixer
+    return replace(mixer, window=128 if layer <= layers // 2 else 256)
+
+
+def gated(gate: Gate) -> Change:
+    return on_attention(lambda i, n, mixer: replace(mixer, gate=gate))
+
+
+def on_tokens(name: str) -> Change:
+    """Pieces trained in one of three ways."""
+    return lambda recipe: replace(recipe, tokens=TOKENS[name])
+
+
+def stored(bits: int, control: str, *, rotated: bool = False, **changes: object) -> Case:
+    plan = plan_of(Grid(bits, GRIDS[bits], rotated=rotated))
+    return Case(on_compression(plan=plan, gptq=Gptq(), **changes), control, stored=True)
+
+
+def compressions(bits: int) -> dict[str, Case]:
+    """Four ways to make a grid lose less than GPTQ alone."""
+    control = f"gptq-{bits}"
+    return {
+        control: stored(bits, "none"),
+        f"rotated-{bits}": stored(bits, control, rotated=True),
+        f"corrected-{bits}": stored(bits, control, correction=PUBLISHED_CORRECTION),
+        f"corrected-all-{bits}": stored(bits, control, correction=FULL_CORRECTION),
+        f"rotated-corrected-{bits}": stored(
+            bits, f"rotated-{bits}", rotated=True, correction=PUBLISHED_CORRECTION
+        ),
+    }
+
+
+CASES: dict[str, Case] = {
+    "none": Case(lambda recipe: recipe),
+    "loop": Case(on_model(loop=LOOP)),
+    "parcae": Case(on_model(loop=replace(LOOP, injection=Parcae())), "loop"),
+    "parcae-truncated": Case(on_model(loop=replace(LOOP, injection=Parcae(truncate=1))), "loop"),
+    "windows": Case(on_attention(windowed)),
+    "tied-values": Case(on_attention(lambda i, n, mixer: replace(mixer, tied_values=True))),
+    "one-read": Case(on_layers(lambda i, n, layer: replace(layer, parallel=i >= n - 4))),
+    "two-lanes": Case(on_model(lanes=Lanes(start=6))),
+    "out-gate": Case(gated(OutGate())),
+    "full-gate": Case(gated(FullGate())),
+    "sparse-gate": Case(gated(SparseGate())),
+    "xielu-published": Case(
+        on_layers(lambda i, n, layer: replace(layer, mlp=published_xielu(i, layer.mlp.hidden)))
+    ),
+    "xielu-learned": Case(
+        on_layers(lambda i, n, layer: replace(layer, mlp=XieluMlp(layer.mlp.hidden, learned=True)))
+    ),
+    "gram": Case(on_matrices(gram_above=2.5)),
+    "plain-pieces": Case(on_tokens("plain-pieces")),
+    "caseops": Case(on_tokens("caseops"), "plain-pieces"),
+    "caseops-before-space": Case(on_tokens("caseops-before-space"), "plain-pieces"),
+    **compressions(5),
+    **compressions(4),
+}
+
+
+def base(seconds: float) -> Recipe:
+    """What every change is made to."""
+    recipe = rung("wider-mlp")
+    return replace(
+        recipe,
+        training=replace(recipe.training, budget=Budget(seconds=seconds), validate_at=()),
+        compression=Compression(FixedBits(Grid(8))),
+        evaluation=replace(recipe.evaluation, plans=(Chunked(1024),)),
+    )
+
+
+def recipe_of(name: str, options: argparse.Namespace) -> Recipe:
+    """The control on the text of the command line, with one change."""
+    plain = on_text(base(options.seconds), options)
+    recipe = replace(CASES[name].change(plain), name=f"frontier-{name}")
+    saved = dict(options.tokenizer_for)
+    if name in saved:
+        recipe = replace(recipe, tokens=TokenizerFile(saved[name]))
+    if recipe.tokens != plain.tokens and plain.prepared:
+        recipe = replace(recipe, prepared=f"{plain.prepared}-{name}")
+    return recipe
+
+
+def study(name: str, recipe: Recipe, out: Path, console: Console) -> dict[str, Any]:
+    """One training, or for what acts after it one compression; what result.json of its folder then holds.
+
+    No report is made: the classic compressors in it would keep a GPU waiting for half as long as it trains.
+    """
+    seed, ranks, display = recipe.training.seed, Ranks.start("auto"), Display(console)
+    folder, control = out / f"{name}-seed{seed}", out / f"none-seed{seed}"
+    if folder.exists():
+        raise RecipeError(f"{folder} already holds a run; delete it, or name another folder with --out")
+    if CASES[name].stored and not any((control / "checkpoint").glob("step-*.pt")):
+        raise CheckpointError(f"{control} holds no training that {name} could compress; run none first")
+    folder.mkdir(parents=True)
+    write_json(folder / "recipe.json", to_json(recipe))
+    write_json(folder / "environment.json", describe_environment())
+    with display.line():
+        if CASES[name].stored:
+            trained = trained_run(control, recipe, ranks, display)
+        else:
+            trained = train(recipe, folder, resume=False, ranks=ranks, display=display)
+        return packed_and_scored(trained, folder, ranks, display)
+
+
+def packed_and_scored(trained: Trained, folder: Path, ranks: Ranks, display: Display) -> dict[str, Any]:
+    """Compresses, and scores the model before and after."""
+    recipe, prepared = trained.recipe, trained.prepared
+    display.update("compressing …")
+    exported = export(trained.model, recipe, prepared, trained.seen_plan, trained.training, folder)
+    display.say(f"packed   {exported.account.total_bytes:,} bytes in {exported.path}")
+    loaded = load(exported.path, device=ranks.device)
+    trained.model.compute_dtype = loaded.model.compute_dtype
+    texts = [document.text for document in prepared.validation_documents()]
+    ids, starts = token_stream(prepared.tokenizer, texts)
+    scores = []
+    for kind, model in (("float", trained.model), ("artifact", loaded.model)):
+        found = score(model, prepared.tokenizer, ids, starts, recipe.evaluation.plans[0])
+        display.say(f"scored   {found.bits_per_byte:.4f} bits/byte  {kind}, {found.plan}")
+        row = {"bits_per_byte": found.bits_per_byte, "tokens": found.tokens, "bytes": found.bytes}
+        scores.append({"model": kind, "plan": found.plan, **row})
+    machine = describe_environment()
+    result = {
+        "recipe": recipe.name,
+        "seed": recipe.training.seed,
+        "machine": machine,
+        "date": machine["date"],
+        "artifact": {"bytes": exported.account.total_bytes, "sha256": exported.sha256},
+        "training": trained.training,
+        "scores": scores,
+        "plan": exported.plan_rows,
+        "compression": {"seconds": exported.seconds},
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def collected(folder: Path) -> Iterator[dict[str, Any]]:
+    """A row for each case with runs below a folder, in the order of `CASES`; sizes and speeds are means."""
+    controls = {name: case.control for name, case in CASES.items()}
+    for row in compared(folder, controls, held_against="file"):
+        runs, name = row["runs"], row["change"]
+        row["bytes"] = statistics.mean(run["artifact"]["bytes"] for run in runs)
+        if not CASES[name].stored:
+            steps = [step_milliseconds(folder / f"{name}-seed{seed}") for seed in row["seeds"]]
+            for figure in ("tokens", "tokens_per_second"):
+                row[figure] = statistics.mean(run["training"][figure] for run in runs)
+            row["step"] = statistics.mean(steps)
+        yield row
+
+
+def step_milliseconds(folder: Path) -> float:
+    """The median duration of a run's steps, of which its record may hold only some."""
+    numbers, seconds = read_run(folder).points("train", "step", "seconds")
+    events = itertools.pairwise(zip(numbers, seconds, strict=True))
+    return 1000 * statistics.median((late - early) / (n - m) for (m, early), (n, late) in events)
+
+
+HEADINGS = (
+    "change",
+    "against",
+    "difference",
+    "spread",
+    "noise",
+    "file",
+    "float",
+    "tokens",
+    "tokens/s",
+    "step, ms",
+    "file bytes",
+    "seeds",
+)
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row's texts under `HEADINGS`."""
+    speeds = ("tokens", ",.0f"), ("tokens_per_second", ",.0f"), ("step", ".2f")
+    return (
+        row["change"],
+        row["control"],
+        f"{row['difference']:+.4f}",
+        deviation_text(row["spread"]),
+        deviation_text(row["noise"]),
+        f"{row['file']:.4f}",
+        f"{row['float']:.4f}",
+        # What trained nothing has none.
+        *(format(row[name], form) if name in row else "" for name, form in speeds),
+        f"{row['bytes']:,.0f}",
+        " ".join(map(str, row["seeds"])),
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows for people."""
+    shown = Table(box=None)
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*cells(row))
+    return shown
+
+
+def named_file(word: str) -> tuple[str, str]:
+    """CHANGE=FILE of the command line, for a change of tokenizers."""
+    name, _, file = word.partition("=")
+    if name not in TOKENS or not file:
+        raise argparse.ArgumentTypeError(f"{word!r} is not CHANGE=FILE with one of {', '.join(TOKENS)}")
+    return name, file
+
+
+def main(words: Words = None) -> None:
+    made = tabled(parser(__doc__, "change", CASES, "frontier"))
+    made.add_argument("--seconds", type=float, default=90.0)
+    made.add_argument(
+        "--tokenizer-for", nargs="+", type=named_file, default=[], metavar="CHANGE=FILE", help="saved ones"
+    )
+    options = made.parse_args(words)
+    console = Console(width=160)
+    if options.list:
+        for name, case in CASES.items():
+            print(f"{name:24} against {case.control}{', no training' if case.stored else ''}")
+    if options.table:
+        console.print(table(list(collected(options.table))))
+    for name in options.changes:
+        study(name, recipe_of(name, options), options.out, console)
+
+
+if __name__ == "__main__":
+    main()
