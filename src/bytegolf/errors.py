@@ -46,3 +46,7 @@ class PackedError(BytegolfError):
 
 class DivergedError(BytegolfError):
     """Training produced a loss that is not a number, or far above its start."""
+
+
+class PackageError(BytegolfError):
+    """An optional package is installed, but cannot be used as it is."""

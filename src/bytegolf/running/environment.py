@@ -14,7 +14,16 @@ import torch
 from bytegolf import __version__
 
 _IMPORTED = time.perf_counter()
-_PACKAGES = ("torch", "numpy", "sentencepiece", "constriction", "brotli", "triton", "zstandard")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "sentencepiece",
+    "constriction",
+    "brotli",
+    "triton",
+    "zstandard",
+    "flash-attn-4",
+)
 
 
 def describe_environment() -> dict[str, Any]:

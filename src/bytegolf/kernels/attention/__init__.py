@@ -2,12 +2,14 @@
 
 Shapes: B rows, T query tokens, S key tokens, H query heads, G key/value heads (G divides H), K head width.
 Bodies: `reference` (anywhere), `fused` (without gradients: on CPUs, single tokens
-anywhere), `varlen` (CUDA GPUs, 16-bit, no memory yet); the same tests.
+anywhere), `varlen` (CUDA GPUs, 16-bit, no memory yet), `flash4` (in place of `varlen` while training, where
+flash-attn-4 is installed); the same tests.
 """
 
 import torch
 from torch import Tensor
 
+from bytegolf.kernels.attention.flash4 import flash4_attention, runs_flash4
 from bytegolf.kernels.attention.fused import fused_attention
 from bytegolf.kernels.attention.reference import attention as reference_attention
 from bytegolf.kernels.attention.varlen import Segments, segments_from_starts, varlen_attention
@@ -36,6 +38,8 @@ def attend(
     reference runs. `newest_only`: there is one query a row, in the document of all keys and after them.
     """
     if segments is not None and q_BTHK.element_size() == 2:
+        if runs_flash4(q_BTHK):
+            return flash4_attention(q_BTHK, k_BSGK, v_BSGK, segments=segments, window=window)
         return varlen_attention(q_BTHK, k_BSGK, v_BSGK, segments=segments, window=window)
     if newest_only and (window is None or k_BSGK.shape[1] <= window + 1):
         return fused_attention(q_BTHK, k_BSGK, v_BSGK, None)
