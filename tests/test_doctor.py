@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bytegolf import doctor
 from bytegolf.doctor import Finding, Machine, diagnose, print_diagnosis, this_machine
+from bytegolf.errors import PackageError
 from bytegolf.kernels import activated_projection, attention, capped_loss, rms_norm
 
 CPU = Machine(torch.device("cpu"), "", 4, 4, bfloat16=False, compiler=True)
@@ -72,6 +73,34 @@ def test_without_triton_or_a_compiler_a_gpu_stores_its_logits(missing: str) -> N
     bare = dataclasses.replace(GPU, **{missing: False})
     assert choices(GPU)["loss"] == choices(GPU)["MLP"] == "triton"
     assert choices(bare)["loss"] == choices(bare)["MLP"] == "reference"
+
+
+def test_flash_attention_4_is_named_where_it_trains_and_where_it_will_fail() -> None:
+    def row(**changes: str) -> Finding:
+        machine = dataclasses.replace(GPU, **changes)
+        return next(finding for finding in diagnose(machine) if finding.subject == "attention")
+
+    assert row().choice == "varlen"
+    assert row(flash4="4.0.0b36").choice == "flash4"
+    assert "4.0.0b36 for training" in row(flash4="4.0.0b36").reason
+    broken = row(flash4="4.0.0b36", flash4_problem="does not fit")
+    assert broken == Finding("attention", "flash4, will fail", "does not fit")
+
+
+def test_a_flash_attention_4_that_cannot_be_loaded_is_found_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise PackageError("no kernels in it")
+
+    assert this_machine().flash4_problem == ""
+    monkeypatch.setattr(doctor, "load_flash4", fail)
+    monkeypatch.setattr(doctor, "FLASH4_VERSION", "4.0.0b36")
+    for trains in (False, True):
+        monkeypatch.setattr(doctor, "flash4_trains_on", lambda device, trains=trains: trains)
+        machine = this_machine()
+        assert machine.flash4 == ("4.0.0b36" if trains else None)
+        assert machine.flash4_problem == ("no kernels in it" if trains else "")
 
 
 def test_compiling_without_a_compiler_is_said_before_it_fails() -> None:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bytegolf.errors import PackageError
+from bytegolf.kernels.attention.flash4 import FLASH4_VERSION, flash4_trains_on, load_flash4
 from bytegolf.kernels.fused import FUSED_KERNELS, has_compiler
 from bytegolf.runner import compute_dtype
 from bytegolf.running.environment import describe_environment
@@ -26,7 +28,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the choices depend on; made by `this_machine`, or by hand to see what another one would choose."""
+    """What the choices depend on; made by `this_machine`, or by hand to see what another one would choose.
+
+    flash4: the version of FlashAttention 4 that trains here, if one does; flash4_problem: why it cannot.
+    """
 
     device: torch.device
     gpu: str
@@ -35,6 +40,8 @@ class Machine:
     bfloat16: bool
     compiler: bool
     triton: bool = True
+    flash4: str | None = None
+    flash4_problem: str = ""
 
 
 #: Optional packages: module, what it adds, the extra that installs it.
@@ -51,6 +58,7 @@ def this_machine() -> Machine:
     """The machine as torch sees it."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
+    flash4 = FLASH4_VERSION if flash4_trains_on(device) else None
     return Machine(
         device=device,
         gpu=torch.cuda.get_device_name() if cuda else "",
@@ -59,7 +67,17 @@ def this_machine() -> Machine:
         bfloat16=compute_dtype("auto", device) == torch.bfloat16,
         compiler=has_compiler(),
         triton=FUSED_KERNELS,
+        flash4=flash4,
+        flash4_problem=_flash4_problem() if flash4 else "",
     )
+
+
+def _flash4_problem() -> str:
+    try:
+        load_flash4()
+    except PackageError as error:
+        return str(error)
+    return ""
 
 
 def diagnose(machine: Machine | None = None) -> list[Finding]:
@@ -105,7 +123,7 @@ def _operations(machine: Machine) -> Iterator[Finding]:
     else:
         yield Finding("precision", "float32", "this processor has no fast bfloat16 (AVX512-BF16 or AMX)")
     if cuda:
-        yield Finding("attention", "varlen", "packed FlashAttention; reference in float32 and while decoding")
+        yield _packed_attention(machine)
         if machine.triton and machine.compiler:
             yield Finding("loss", "triton", "no logits are stored; reference in float32")
             yield Finding("MLP", "triton", "product and activation in one kernel; reference in float32")
@@ -135,6 +153,19 @@ def _operations(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "compile", "off", "on CPUs it takes longer than it saves; --training.compile on forces it"
         )
+
+
+def _packed_attention(machine: Machine) -> Finding:
+    if machine.flash4_problem:
+        return Finding("attention", "flash4, will fail", machine.flash4_problem)
+    if machine.flash4:
+        return Finding(
+            "attention",
+            "flash4",
+            f"FlashAttention {machine.flash4} for training, torch's for scoring; "
+            "reference in float32 and while decoding",
+        )
+    return Finding("attention", "varlen", "packed FlashAttention; reference in float32 and while decoding")
 
 
 def _packages() -> Iterator[Finding]:
