@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from ladder import rung
 from quantization import plan_of
 from rich.console import Console
@@ -198,6 +199,8 @@ def study(name: str, recipe: Recipe, out: Path, console: Console) -> dict[str, A
         raise RecipeError(f"{folder} already holds a run; delete it, or name another folder with --out")
     if CASES[name].stored and not any((control / "checkpoint").glob("step-*.pt")):
         raise CheckpointError(f"{control} holds no training that {name} could compress; run none first")
+    # What was compiled for the change before neither speeds this one up nor slows it down.
+    torch.compiler.reset()
     folder.mkdir(parents=True)
     write_json(folder / "recipe.json", to_json(recipe))
     write_json(folder / "environment.json", describe_environment())
