@@ -95,16 +95,29 @@ def collected(folder: Path) -> Iterator[dict[str, Any]]:
     return compared(folder, dict.fromkeys(CHANGES, "none"))
 
 
+HEADINGS = "change", "float", "difference", "spread", "file", "weights", "seeds"
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of `collected` for people, under `HEADINGS`."""
+    return (
+        row["change"],
+        f"{row['float']:.4f}",
+        f"{row['difference']:+.4f}",
+        deviation_text(row["spread"]),
+        f"{row['file']:.4f}",
+        f"{row['runs'][0]['training']['parameters']:,}",
+        str(len(row["seeds"])),
+    )
+
+
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for people, best first."""
     shown = Table(box=None)
-    for heading in ("change", "float", "difference", "spread", "file", "weights", "seeds"):
+    for heading in HEADINGS:
         shown.add_column(heading, justify="left" if heading == "change" else "right")
     for row in sorted(rows, key=lambda row: row["difference"]):
-        difference = f"{row['difference']:+.4f}", deviation_text(row["spread"])
-        parameters = row["runs"][0]["training"]["parameters"]
-        scores = f"{row['float']:.4f}", *difference, f"{row['file']:.4f}"
-        shown.add_row(row["change"], *scores, f"{parameters:,}", str(len(row["seeds"])))
+        shown.add_row(*cells(row))
     return shown
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import ablations
 import frontier
 import quantization
 from ladder import LADDER
@@ -25,6 +26,7 @@ def main() -> None:
         (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
         (ROOT / "benchmarks" / "README.md", "ladder", ladder_table()),
         (ROOT / "benchmarks" / "README.md", "quantization", quantization_table()),
+        (ROOT / "benchmarks" / "README.md", "ablations", ablations_table()),
         (ROOT / "benchmarks" / "README.md", "frontier", frontier_table()),
         (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
         (ROOT / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
@@ -111,6 +113,17 @@ def quantization_table() -> str:
         *before, file, cost, size, strays, growth = quantization.cells(row)
         cells = (*before, f"**{file}**", cost, size, strays, growth)
         rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def ablations_table() -> str:
+    """One row for each technique of the early lineage, what gains most first."""
+    rows = [f"| {' | '.join(ablations.HEADINGS)} |", "|---" * len(ablations.HEADINGS) + "|"]
+    found = ablations.collected(RESULTS / "ablations")
+    for row in sorted(found, key=lambda row: row["difference"]):
+        change, loss, difference, *others = ablations.cells(row)
+        linked = f"[{change}](results/ablations/{change}-seed{row['seeds'][0]})"
+        rows.append(f"| {' | '.join((linked, loss, f'**{difference}**', *others))} |")
     return "\n".join(rows)
 
 

@@ -2,7 +2,9 @@
 
 Published: 1.1228 bits per byte in sliding windows of 2,048 by 64 (16 MB challenge, record of 2026-03-22
 "11L EMA GPTQ-lite": FineWeb, vocabulary 1,024, 10 minutes on 8 H100, 7,096 steps; 1.1233 as the mean of
-three seeds). Not trained here as it stands; its steps are rungs of `benchmarks/ladder.py`.
+three seeds). Measured here on Wikipedia, one H200, 60 s, 65,536 tokens a step
+(`benchmarks/results/ema-gptq-lite-h200`): 1.5399 in chunks of 1,024, 1.5072 sliding, 15,703,261 bytes: in
+896 steps rates meant for 7,096 have not come far. Its steps are rungs of `benchmarks/ladder.py`.
 
 Here: documents never see each other. The record's six bits for all and eight for the embedding fit 16 MB
 after 7,096 steps; after few, weights do not cluster around zero yet and code worse, so each role gets what

@@ -2,7 +2,9 @@
 
 Published: 1.1556 bits per byte in sliding windows of 1,024 by 64, 1.1891 in chunks, 15,878,809 bytes (16 MB
 challenge, record of 2026-03-19 "smeargate_orthoinit_muonwd": FineWeb, vocabulary 1,024, 10 minutes on 8 H100,
-12,047 steps). Not trained here as it stands; its steps are rungs of `benchmarks/ladder.py`.
+12,047 steps). Measured here on Wikipedia, one H200, 60 s, 65,536 tokens a step
+(`benchmarks/results/smear-ortho-muon-h200`): 1.3342 sliding, 1.3672 in chunks, 15,457,703 bytes. Its steps
+are rungs of `benchmarks/ladder.py`.
 
 Here: documents never see each other, the smear gate included; sizes are entropy coded instead of zstd. The
 bigram hash, gate, rates and the fall over 3,000 steps are the record's. On one GPU a run of ten minutes has
