@@ -179,6 +179,7 @@ def build_trainer(
         checkpoints=Checkpoints(folder / "checkpoint"),
         stopwatch=Stopwatch(),
         validate=lambda: _validate(model, recipe, prepared) if ranks.leads else (0.0, 0.0),
+        ahead=ranks.device.type == "cuda",
     )
     return trainer, seen
 

@@ -15,7 +15,7 @@ from toy_training import TRAINING, Clock, changed, finished, same_bits, trainer,
 from bytegolf.errors import BudgetError, DivergedError
 from bytegolf.training.averaging import Average, StochasticAverage
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.loop import Progress, QueuedStep, Trainer
 from bytegolf.training.schedule import StepSchedule
 from bytegolf.training.signals import Interrupted
 
@@ -25,7 +25,7 @@ def stepping(toy: Trainer, clock: Clock, seconds: float) -> list[Progress]:
     reports: list[Progress] = []
     original = toy._one_step
 
-    def one_step(batch: Any, *factors: float) -> Progress:
+    def one_step(batch: Any, *factors: float) -> QueuedStep:
         clock.now += seconds
         return original(batch, *factors)
 

@@ -17,7 +17,7 @@ from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.loop import Progress, QueuedStep, Trainer
 from bytegolf.training.looping import begin_unlooped
 from bytegolf.training.ranks import Ranks
 
@@ -49,7 +49,7 @@ def test_up_to_its_share_a_loop_is_the_network_without_one() -> None:
     orders: list[tuple[int, ...]] = []
     one_step = looped._one_step
 
-    def step(*given: Any) -> Progress:
+    def step(*given: Any) -> QueuedStep:
         orders.append(looped.model.stack.order)
         return one_step(*given)
 

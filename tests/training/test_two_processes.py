@@ -12,7 +12,7 @@ from launching import launch
 from toy_training import Clock, changed, finished, same_bits, trainer
 
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.loop import Progress, QueuedStep, Trainer
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.signals import Interrupted
 from bytegolf.training.spec import Training
@@ -50,7 +50,7 @@ def trained(ranks: Ranks, spec: Training = SPEC) -> dict[str, Any]:
     }
 
 
-def by_the_clock(ranks: Ranks, folder: Path) -> dict[str, Any]:
+def by_the_clock(ranks: Ranks, folder: Path, *, ahead: bool = False) -> dict[str, Any]:
     """A budget of seconds where the ranks' clocks differ widely: only the lead's may count."""
     clock = Clock()
     validated: list[int] = []
@@ -61,9 +61,10 @@ def by_the_clock(ranks: Ranks, folder: Path) -> dict[str, Any]:
         clock=clock,
         validate=lambda: validated.append(toy.step) or (1.0, 1.0),  # type: ignore[func-returns-value]
     )
+    toy.ahead = ahead
     original = toy._one_step
 
-    def one_step(batch: Any, *factors: float) -> Progress:
+    def one_step(batch: Any, *factors: float) -> QueuedStep:
         clock.now += 1.0 + 2.5 * ranks.rank
         return original(batch, *factors)
 
@@ -72,9 +73,10 @@ def by_the_clock(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return {"step": toy.step, "validated": validated, "state": toy.state_dict()}
 
 
-def interrupted_elsewhere(ranks: Ranks, folder: Path) -> int:
+def interrupted_elsewhere(ranks: Ranks, folder: Path, *, ahead: bool = False) -> int:
     """Only rank 1 is asked to stop; the step at which each rank did."""
     toy = trainer(SPEC, folder, ranks=ranks)
+    toy.ahead = ahead
     toy.watch = lambda progress: (
         signal.raise_signal(signal.SIGTERM) if progress.step == 4 and ranks.rank == 1 else None
     )
@@ -87,14 +89,16 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks.start("cpu")
     assert (ranks.rank, ranks.world) == (int(os.environ["RANK"]), 2)
-    (folder / "clock").mkdir(exist_ok=True)
-    (folder / "signal").mkdir(exist_ok=True)
+    for name in ("clock", "clock ahead", "signal", "signal ahead"):
+        (folder / name).mkdir(exist_ok=True)
     ranks.barrier()
     result = {
         "run": trained(ranks),
         "again": trained(ranks)["state"],
         "clock": by_the_clock(ranks, folder / "clock"),
+        "clock ahead": by_the_clock(ranks, folder / "clock ahead", ahead=True),
         "signal": interrupted_elsewhere(ranks, folder / "signal"),
+        "signal ahead": interrupted_elsewhere(ranks, folder / "signal ahead", ahead=True),
         "gathered": ranks.gather(torch.full((2, 3), float(ranks.rank)).bfloat16()),
         "agreed": ranks.lead_and_any(10.0 - ranks.rank, ranks.rank == 1),
     }
@@ -155,16 +159,19 @@ def test_repeated_runs_are_equal_to_the_bit(both: list[dict[str, Any]], alone: d
     assert same_bits(trained(Ranks())["state"], alone["state"])
 
 
-def test_only_the_leads_clock_decides(both: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert both[0]["clock"]["step"] == both[1]["clock"]["step"] == 20
-    assert both[0]["clock"]["validated"] == both[1]["clock"]["validated"] == [6, 12]
-    assert same_bits(both[0]["clock"]["state"], both[1]["clock"]["state"])
-    one = by_the_clock(Ranks(), tmp_path)
+@pytest.mark.parametrize("name", ["clock", "clock ahead"])
+def test_only_the_leads_clock_decides(both: list[dict[str, Any]], tmp_path: Path, name: str) -> None:
+    assert both[0][name]["step"] == both[1][name]["step"] == 20
+    assert both[0][name]["validated"] == both[1][name]["validated"] == [6, 12]
+    assert same_bits(both[0][name]["state"], both[1][name]["state"])
+    one = by_the_clock(Ranks(), tmp_path, ahead=name == "clock ahead")
     assert (one["step"], one["validated"]) == (20, [6, 12])
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(both: list[dict[str, Any]]) -> None:
     assert both[0]["signal"] == both[1]["signal"] == 4
+    # One more was under way.
+    assert both[0]["signal ahead"] == both[1]["signal ahead"] == 5
 
 
 def test_exchange(both: list[dict[str, Any]]) -> None:

@@ -1,7 +1,9 @@
 """Budgets of seconds, tokens and steps: the first one reached ends the training."""
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,3 +93,48 @@ class Stopwatch:
     def restore(self, seconds: float) -> None:
         """Stands still at `seconds`, the count of an earlier run."""
         self._before, self._started = seconds, None
+
+
+class Pace:
+    """What a step takes, seen from a clock that is read now and then while steps are under way.
+
+    The median of the last eight finished steps, because one slow step, such as the first, is no forecast. A
+    resumed run knows from its `seconds` and `steps` what a step takes; a fresh one must try.
+    """
+
+    def __init__(self, seconds: float = 0.0, steps: int = 0) -> None:
+        self._durations = deque([seconds / steps] if steps else [], maxlen=8)
+        self._from_idle: deque[float] = deque(maxlen=8)
+        self._steps, self._since, self._was_idle = steps, seconds, True
+
+    @property
+    def known(self) -> bool:
+        return bool(self._durations)
+
+    @property
+    def step_seconds(self) -> float:
+        """What a step takes; 0 as long as nothing is known."""
+        return statistics.median(self._durations) if self._durations else 0.0
+
+    @property
+    def idle_step_seconds(self) -> float:
+        """What a step takes that begins with nothing under way, and so with a wait for its first work.
+
+        No less than the fastest of the last eight of these: few of them are typical, the first least.
+        """
+        return max(self.step_seconds, min(self._from_idle, default=0.0))
+
+    def idle(self, seconds: float, steps: int) -> None:
+        """At `seconds`, all `steps` that were begun are finished: the next one begins no sooner."""
+        self.running(seconds, steps)
+        self._since, self._was_idle = seconds, True
+
+    def running(self, seconds: float, steps: int) -> float:
+        """At `seconds`, `steps` are finished and one more is under way; when that one ends, as it seems."""
+        if steps > self._steps:
+            duration = seconds - self._since
+            self._durations.append(duration)
+            if self._was_idle:
+                self._from_idle.append(duration)
+            self._steps, self._since, self._was_idle = steps, seconds, False
+        return max(seconds, self._since + self.step_seconds)

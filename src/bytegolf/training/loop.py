@@ -1,9 +1,7 @@
 """The training loop."""
 
 import math
-import statistics
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +14,11 @@ from bytegolf.model.spec import LanguageModel
 from bytegolf.tokens.batches import Batch, PackedBatches
 from bytegolf.tokens.ledger import bits_per_byte
 from bytegolf.training.averaging import Averaging
-from bytegolf.training.budget import Stopwatch
+from bytegolf.training.budget import Pace, Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.readback import Readback
 from bytegolf.training.record import Record
 from bytegolf.training.signals import Interrupted, StopSignals
 from bytegolf.training.spec import Training
@@ -44,9 +43,38 @@ class Progress:
     gradient_norm: float
 
 
+@dataclass(frozen=True)
+class Due:
+    """What must wait until no step is under way.
+
+    share: that of the budget from which a validation or a stage is due; infinite for none. saving: the
+    seconds from which a checkpoint is due.
+    """
+
+    share: float
+    saving: float
+
+
+@dataclass(frozen=True)
+class QueuedStep:
+    """A step that the device may still be working on. tokens: those of all steps so far.
+
+    numbers: its sum of nats, its bytes and its gradient norm, which arrive when it is done.
+    """
+
+    step: int
+    tokens: int
+    multiplier: float
+    numbers: Readback
+
+
 @dataclass
 class Trainer:
-    """Everything a training needs; `run` is the loop. State that resumes: step, tokens, seconds and parts."""
+    """Everything a training needs; `run` is the loop. State that resumes: step, tokens, seconds and parts.
+
+    ahead: whether a step is queued before the numbers of the one before it are read, so that a GPU has work
+    while the next step is prepared. What is learned is the same; a loss that diverges is seen a step later.
+    """
 
     model: LanguageModel
     batches: PackedBatches
@@ -64,23 +92,21 @@ class Trainer:
     tokens: int = 0
     first_loss: float = math.nan
     high_steps: int = 0
+    ahead: bool = False
 
     def run(self) -> None:
         """Trains until the budget is used. Raises `DivergedError`, `BudgetError` or `Interrupted`."""
         budget, spec = self.spec.budget, self.spec
         validations = sorted(share for share in spec.validate_at if share > self._share())
-        saved_at = before = self.stopwatch.seconds
-        # A resumed run knows what a step takes; a fresh one must try. The median of recent steps, because
-        # one slow step, such as the first, is no forecast.
-        recent = deque([before / self.step] if self.step else [], maxlen=8)
+        saved_at = self.stopwatch.seconds
+        pace = Pace(saved_at, self.step)
         with StopSignals() as signals, closing(self._prefetch()) as batches:
             while True:
-                # Every decision below follows from these two, which are the same on all ranks: one rank
-                # that validates, saves or stops alone would leave the others waiting forever.
+                # No step is under way here. Every decision below follows from these two, which are the same
+                # on all ranks: one rank that validates, saves or stops alone would leave the others waiting
+                # forever.
                 seconds, interrupted = self.ranks.lead_and_any(self.stopwatch.seconds, signals.raised)
-                if seconds > before:
-                    recent.append(seconds - before)
-                    before = seconds
+                pace.idle(seconds, self.step)
                 usage = (seconds, self.tokens, self.step)
                 share = budget.progress(*usage)
                 if validations and share >= validations[0]:
@@ -89,8 +115,9 @@ class Trainer:
                 if interrupted:
                     self._save()
                     raise Interrupted
-                next_seconds = statistics.median(recent) if recent else 0.0
-                if not budget.allows(*usage, next_seconds=next_seconds, next_tokens=spec.tokens_per_step):
+                if not budget.allows(
+                    *usage, next_seconds=pace.idle_step_seconds, next_tokens=spec.tokens_per_step
+                ):
                     break
                 # While the loss is far too high there is nothing good to save.
                 if seconds - saved_at >= spec.checkpoint_seconds and not self.high_steps:
@@ -102,10 +129,12 @@ class Trainer:
                         self.record.write("stage", step=self.step, seconds=seconds, name=name)
                     # Entering may have taken what was left of the budget.
                     continue
-                left = budget.steps_left(*usage, spec.tokens_per_step)
-                progress = self._one_step(next(batches), share, spec.schedule.multiplier(share, left))
-                self._sync()
-                self._report(progress)
+                queued = self._one_step(next(batches), share, self._multiplier(seconds))
+                if self.ahead and pace.known:
+                    next_share = min([*validations[:1], self.stages.next_at])
+                    due = Due(next_share, saved_at + spec.checkpoint_seconds)
+                    queued = self._run_ahead(queued, batches, pace, due, signals)
+                self._finish(queued)
         self.stopwatch.pause()
         if budget.seconds is not None and seconds > budget.seconds and self.step <= 1:
             raise BudgetError(
@@ -114,7 +143,39 @@ class Trainer:
             )
         self._save()
 
-    def _one_step(self, batch: Batch, share: float, multiplier: float) -> Progress:
+    def _run_ahead(
+        self, queued: QueuedStep, batches: Iterator[Batch], pace: Pace, due: Due, signals: StopSignals
+    ) -> QueuedStep:
+        """Queues steps, each while the one before it is under way, until something must wait for the device.
+
+        `queued` is under way; returns the one that then is. All is decided by when the step under way will
+        end, as it seems, and steps are queued only while there is time for one more: what is decided close to
+        the end of the budget is decided by the clock.
+        """
+        budget = self.spec.budget
+        while True:
+            seconds, interrupted = self.ranks.lead_and_any(self.stopwatch.seconds, signals.raised)
+            ends = pace.running(seconds, self.step - 1)
+            usage = (ends, self.tokens, self.step)
+            share = budget.progress(*usage)
+            fits = budget.allows(
+                *usage, next_seconds=2 * pace.step_seconds, next_tokens=self.spec.tokens_per_step
+            )
+            saving = ends >= due.saving and not self.high_steps
+            if interrupted or saving or share >= due.share or not fits:
+                return queued
+            following = self._one_step(next(batches), share, self._multiplier(ends))
+            self._finish(queued)
+            queued = following
+
+    def _multiplier(self, seconds: float) -> float:
+        """The schedule's factor for a step that begins at `seconds`."""
+        usage = (seconds, self.tokens, self.step)
+        left = self.spec.budget.steps_left(*usage, self.spec.tokens_per_step)
+        return self.spec.schedule.multiplier(self.spec.budget.progress(*usage), left)
+
+    def _one_step(self, batch: Batch, share: float, multiplier: float) -> QueuedStep:
+        """Queues all the work of a step. Nothing here may ask the device for a number, which would wait."""
         nats = self._accumulate_gradients(batch)
         totals = torch.stack([nats, torch.full_like(nats, batch.bytes)])
         self.optimizers.reduce_gradients(totals, self.spec.clip)
@@ -126,22 +187,27 @@ class Trainer:
         self.stages.after_update()
         self.step += 1
         self.tokens += self.spec.tokens_per_step
-        # Only now is a number asked for: on a GPU that waits for all the work queued so far.
-        (nats_sum, byte_count), gradient_norm = totals.tolist(), float(norm)
-        loss = nats_sum / self.spec.tokens_per_step
-        self._check(loss, gradient_norm)
+        numbers = Readback(torch.cat([totals, norm.reshape(1)]))
+        return QueuedStep(self.step, self.tokens, multiplier, numbers)
+
+    def _finish(self, queued: QueuedStep) -> None:
+        """Waits until a step is done, and tells of it. Raises `DivergedError`."""
+        nats, byte_count, gradient_norm = queued.numbers.wait()
+        loss = nats / self.spec.tokens_per_step
+        self._check(queued.step, loss, gradient_norm)
         seconds = self.stopwatch.seconds
-        return Progress(
-            step=self.step,
-            tokens=self.tokens,
+        progress = Progress(
+            step=queued.step,
+            tokens=queued.tokens,
             seconds=seconds,
-            share=self.spec.budget.progress(seconds, self.tokens, self.step),
+            share=self.spec.budget.progress(seconds, queued.tokens, queued.step),
             loss=loss,
-            bits_per_byte=bits_per_byte(nats_sum, byte_count),
-            tokens_per_second=self.tokens / seconds if seconds else 0.0,
-            multiplier=multiplier,
+            bits_per_byte=bits_per_byte(nats, byte_count),
+            tokens_per_second=queued.tokens / seconds if seconds else 0.0,
+            multiplier=queued.multiplier,
             gradient_norm=gradient_norm,
         )
+        self._report(progress)
 
     def _accumulate_gradients(self, batch: Batch) -> Tensor:
         """Gradients of the mean loss over the global batch, this rank's share; its sum of nats, float64."""
@@ -220,7 +286,7 @@ class Trainer:
     def _share(self) -> float:
         return self.spec.budget.progress(self.stopwatch.seconds, self.tokens, self.step)
 
-    def _check(self, loss: float, gradient_norm: float) -> None:
+    def _check(self, step: int, loss: float, gradient_norm: float) -> None:
         if math.isnan(self.first_loss):
             self.first_loss = loss
         # High learning rates often throw the first few steps up; only what stays up has diverged.
@@ -228,7 +294,7 @@ class Trainer:
         finite = math.isfinite(loss) and math.isfinite(gradient_norm)
         if not finite or self.high_steps >= _DIVERGED_STEPS:
             raise DivergedError(
-                f"training diverged at step {self.step}: loss {loss:.3f} nats per token, gradient norm "
+                f"training diverged at step {step}: loss {loss:.3f} nats per token, gradient norm "
                 f"{gradient_norm:.3g} (started at {self.first_loss:.3f}); lower the learning rates. "
                 "The last good checkpoint is kept"
             )

@@ -75,7 +75,9 @@ class Ranks:
         if on_gpu:
             torch.cuda.set_device(chosen)
         if world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if on_gpu else "gloo", rank=rank, world_size=world)
+            # What lies on the CPU is exchanged without waiting for what is queued on a GPU.
+            backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+            dist.init_process_group(backend, rank=rank, world_size=world)
         return Ranks(rank, world, chosen)
 
     @property
@@ -117,11 +119,13 @@ class Ranks:
         return Pending(part, dist.reduce_scatter(part, list(whole.chunk(self.world)), async_op=True), whole)
 
     def lead_and_any(self, value: float, flag: bool) -> tuple[float, bool]:
-        """The lead's `value`, and whether any rank raised its `flag`; the same answer on every rank."""
+        """The lead's `value`, and whether any rank raised its `flag`; the same answer on every rank.
+
+        Waits for the other processes, not for what is queued on a GPU.
+        """
         if self.world == 1:
             return value, flag
         message = torch.tensor([value if self.leads else -torch.inf, float(flag)], dtype=torch.float64)
-        message = message.to(self.device)
         dist.all_reduce(message, op=dist.ReduceOp.MAX)
         lead_value, raised = message.tolist()
         return lead_value, raised > 0

@@ -1,5 +1,6 @@
 """Changes that happen once, part-way through training: an action at a share of the budget."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -46,6 +47,11 @@ class Stages:
             self._active.append(stage)
             entered.append(stage.name)
         return entered
+
+    @property
+    def next_at(self) -> float:
+        """The share at which the next stage begins; infinite if none is to come."""
+        return self._waiting[0].at if self._waiting else math.inf
 
     def after_update(self) -> None:
         for stage in self._active:
