@@ -3,11 +3,14 @@
     python benchmarks/kernel_speed.py [--tokens 65536] [--vocabulary 8192] [--hidden 2048] [--out FILE]
 
 Fused kernels are timed for several tiles, the one in use among them, on a GPU; without one only the plain
-forms run, to try the script. Times are medians of single runs, inputs larger than any cache. Two ceilings are
-measured first, of a large copy and a large product: a row's floor is what its bytes or operations take there.
+forms run, to try the script. Tiles that a GPU cannot hold get a row that says so. Times are medians of single
+runs, inputs larger than any cache, each queued behind a large product: as in training, what the processor
+takes to start kernels does not count. Two ceilings are measured first, of a large copy and a large product: a
+row's floor is what its bytes or operations take there.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -30,13 +33,15 @@ Row = dict[str, Any]
 CAP = 30.0
 #: Above zero and below it, as `XieluMlp` starts.
 COEFFICIENTS = (1.1, 0.1, 0.7, 0.4)
-TILES = (
-    Tiles(128, 128, 64, warps=8, stages=3),
+_SHAPES = (
     Tiles(128, 128, 64, warps=8, stages=3, registers=128),
-    Tiles(128, 128, 64, warps=8, stages=4),
-    Tiles(128, 64, 64, warps=4, stages=3),
     Tiles(64, 128, 64, warps=4, stages=4),
+    Tiles(64, 128, 64, warps=4, stages=3),
+    Tiles(64, 128, 64, warps=4, stages=2, registers=128),
     Tiles(128, 256, 64, warps=8, stages=3),
+)
+TILES = tuple(
+    dataclasses.replace(tiles, descriptors=described) for described in (False, True) for tiles in _SHAPES
 )
 
 
@@ -49,6 +54,7 @@ class Bench:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.options = options
         torch.manual_seed(0)
+        self.ahead = self.random(8192, 8192) if self.device.type == "cuda" else None
 
     def random(self, *shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(*shape, device=self.device)).to(self.dtype)
@@ -63,8 +69,11 @@ class Bench:
             work()
         times = []
         for _ in range(self.options.repeats):
-            if self.device.type == "cuda":
+            if self.ahead is not None:
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                # Some three milliseconds in which the processor gets ahead.
+                torch.mm(self.ahead, self.ahead)
+                torch.mm(self.ahead, self.ahead)
                 start.record()
                 work()
                 end.record()
@@ -143,38 +152,23 @@ def loss_rows(bench: Bench) -> Iterator[Row]:
 
         return stored_logits_cross_entropy(h, table, targets[: len(h)], CAP)
 
+    def remade(h: Tensor, table: Tensor) -> Tensor:
+        from stored_logits import remade_logits_cross_entropy
+
+        return remade_logits_cross_entropy(h, table, targets[: len(h)], CAP)
+
     def in_chunks(h: Tensor, table: Tensor) -> Tensor:
         return chunked.chunked_capped_cross_entropy(h, table, None, targets[: len(h)], CAP)
 
     bodies: dict[str, Callable[..., Tensor]] = {"reference": bench.compiled(exact)}
-    bodies |= {"triton": fused, "stored logits": stored} if bench.fused else {"chunked": in_chunks}
+    rivals = {"triton": fused, "stored logits": stored, "remade logits": remade}
+    bodies |= rivals if bench.fused else {"chunked": in_chunks}
     work = {"flops": 6 * tokens * width * vocabulary, "bytes": 4 * h.element_size() * h.numel()}
     for name, body in bodies.items():
         few_leaves = [h[:few].detach().requires_grad_(), leaves[1]]
         row = {"kernel": "capped_loss", "body": name, **work}
         row |= errors(body if name != "reference" else exact, exact, few_leaves, toward[:few])
         yield row | bench.forward_and_backward(body, leaves, toward)
-    if bench.fused:
-        yield from _loss_tiles(bench, h.detach(), table.detach(), targets, toward)
-
-
-def _loss_tiles(bench: Bench, h: Tensor, table: Tensor, targets: Tensor, toward: Tensor) -> Iterator[Row]:
-    from bytegolf.kernels.capped_loss import triton as fused
-
-    rows = slice(0, fused._SLAB // len(table))
-    _, normalizers = fused.losses_and_normalizers(h, table, None, targets, CAP, "tanh")
-    slab = (h[rows], table, None, targets[rows], normalizers[rows])
-    gradients = (toward[rows], torch.zeros_like(toward[rows]))
-    for tiles in TILES:
-        forward = bench.milliseconds(
-            lambda: fused.losses_and_normalizers(h, table, None, targets, CAP, "tanh", tiles=tiles)  # noqa: B023
-        )
-        slope = bench.milliseconds(
-            lambda: fused.logit_gradients(*slab, gradients, CAP, "tanh", tiles=tiles)  # noqa: B023
-        )
-        scale = len(h) / len(slab[0])
-        row = {"kernel": "capped_loss", "body": "triton", "tiles": vars(tiles), "forward_ms": forward}
-        yield row | {"logit_gradients_ms": slope * scale}
 
 
 def projection_rows(bench: Bench) -> Iterator[Row]:
@@ -188,10 +182,9 @@ def projection_rows(bench: Bench) -> Iterator[Row]:
         "flops": 6 * tokens * width * hidden,
         "bytes": x.element_size() * (3 * x.numel() + 6 * toward.numel()),
     }
-    for kind in ("squared", "quadratic"):
+    for kind, settings in (("squared", (0.0,)), ("squared", (0.5,)), ("quadratic", ())):
         plain = getattr(plain_projection, f"{kind}_projection")
         extra = [coefficients] if kind == "quadratic" else []
-        settings = () if kind == "quadratic" else (0.5,)
 
         def exact(*leaves: Tensor, plain: Any = plain, settings: tuple[float, ...] = settings) -> Tensor:
             return plain(*leaves, *settings)
@@ -202,18 +195,10 @@ def projection_rows(bench: Bench) -> Iterator[Row]:
         for name, body in bodies.items():
             leaves = [x, weight.requires_grad_(), *extra]
             row = {"kernel": "activated_projection", "activation": kind, "body": name, **work}
+            row |= {"slope": settings[0]} if settings else {}
             few_leaves = [x[:few].detach().requires_grad_(), *leaves[1:]]
             row |= errors(body if name != "reference" else exact, exact, few_leaves, toward[:few])
             yield row | bench.forward_and_backward(body, leaves, toward)
-    if bench.fused:
-        from bytegolf.kernels.activated_projection import triton as fused
-
-        for tiles in TILES:
-            work_ms = bench.milliseconds(
-                lambda: fused.project_and_activate(x.detach(), weight.detach(), None, 0.25, tiles=tiles)  # noqa: B023
-            )
-            row = {"kernel": "activated_projection", "activation": "squared", "body": "triton"}
-            yield row | {"tiles": vars(tiles), "forward_ms": work_ms}
 
 
 def _fused_projection(kind: str, settings: tuple[float, ...]) -> Callable[..., Tensor]:
@@ -244,6 +229,61 @@ def orthogonal_rows(bench: Bench) -> Iterator[Row]:
                 }
 
 
+def tile_rows(bench: Bench) -> Iterator[Row]:
+    """The fused kernels by tiles: milliseconds for all tokens, and the difference from the tiles in use."""
+    if not bench.fused:
+        return
+    from bytegolf.kernels.activated_projection import triton as projection
+    from bytegolf.kernels.capped_loss import triton as loss
+
+    tokens, width, vocabulary = bench.options.tokens, bench.options.width, bench.options.vocabulary
+    h, table = bench.random(tokens, width), bench.random(vocabulary, width, scale=0.05)
+    weight = bench.random(bench.options.hidden, width, scale=width**-0.5)
+    targets = torch.randint(0, vocabulary, (tokens,), device=bench.device)
+    slab = slice(0, loss._SLAB // vocabulary)
+    gradients = (
+        torch.rand(tokens, device=bench.device)[slab],
+        torch.zeros(tokens, device=bench.device)[slab],
+    )
+    _, normalizers = loss.losses_and_normalizers(h, table, None, targets, CAP, "tanh")
+
+    def losses(tiles: Tiles) -> Tensor:
+        return loss.losses_and_normalizers(h, table, None, targets, CAP, "tanh", tiles=tiles)[0]
+
+    def logit_gradients(tiles: Tiles) -> Tensor:
+        rows = (targets[slab], normalizers[slab], gradients)
+        return loss.logit_gradients(h[slab], table, None, *rows, CAP, "tanh", tiles=tiles)
+
+    def squared(tiles: Tiles) -> Tensor:
+        return projection.project_and_activate(h, weight, None, 0.0, tiles=tiles)[0]
+
+    def leaky_squared(tiles: Tiles) -> Tensor:
+        return projection.project_and_activate(h, weight, None, 0.25, tiles=tiles)[0]
+
+    works = (
+        (losses, loss.FORWARD_TILES, 1.0),
+        (logit_gradients, loss.BACKWARD_TILES, tokens / len(targets[slab])),
+        (squared, projection.TILES, 1.0),
+        (leaky_squared, projection.TILES, 1.0),
+    )
+    # Tiles that come by descriptors last: least is known of them.
+    for tiles in TILES:
+        for work, used, share in works:
+            row = {"kernel": work.__name__, "tiles": vars(tiles), "used": tiles == used}
+            yield row | _tried(bench, work, tiles, used, share)
+
+
+def _tried(bench: Bench, work: Callable[[Tiles], Tensor], tiles: Tiles, used: Tiles, share: float) -> Row:
+    from triton.errors import TritonError
+
+    expected = work(used)
+    try:
+        difference = float((work(tiles) - expected).float().norm() / expected.float().norm())
+        return {"difference": difference, "forward_ms": share * bench.milliseconds(lambda: work(tiles))}
+    except (TritonError, RuntimeError) as failure:
+        return {"failed": str(failure)[:200]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=65536)
@@ -257,7 +297,7 @@ def main() -> None:
     limits = ceilings(bench)
     result: dict[str, Any] = {"environment": describe_environment(), "options": vars(options), **limits}
     result["rows"] = rows = []
-    for part in (loss_rows, projection_rows, orthogonal_rows):
+    for part in (loss_rows, projection_rows, orthogonal_rows, tile_rows):
         for row in part(bench):
             if "flops" in row:
                 row["floor_ms"] = 1e3 * max(

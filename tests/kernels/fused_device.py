@@ -2,12 +2,17 @@
 
     TRITON_INTERPRET=1 python -m pytest tests/kernels
 
+On a GPU each width and setting is compiled anew, for a second or so: there every setting is tried at one
+width, every shape with one setting, and other tests keep to what these have compiled.
+
 With Triton installed this runs their tests without a GPU, in float32 and float16: the interpreter's products
 of bfloat16 are wrong.
 """
 
 import importlib.util
+import itertools
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +28,22 @@ def _device() -> str | None:
 
 
 DEVICE = _device()
-TYPES = [torch.float32, torch.bfloat16 if DEVICE == "cuda" else torch.float16]
+#: A GPU takes its fused kernels in 16 bits alone, and needs long to compile them for float32.
+TYPES = [torch.bfloat16] if DEVICE == "cuda" else [torch.float32, torch.float16]
+#: What laws other than that of precision are tried in, and how far sums in another order may differ there.
+PLAIN = TYPES[0]
+ROUNDING = 2e-2 if DEVICE == "cuda" else 1e-5
 
 needs_fused = [
     pytest.mark.gpu,
     pytest.mark.skipif(DEVICE is None, reason="needs a CUDA GPU with Triton, or Triton's interpreter"),
 ]
+
+
+def chosen(shapes: list[Any], settings: list[Any]) -> list[tuple[Any, Any]]:
+    """All pairs; on a GPU every setting with the first shape, every shape with the first setting."""
+    pairs = list(itertools.product(shapes, settings))
+    return [(a, b) for a, b in pairs if DEVICE != "cuda" or a == shapes[0] or b == settings[0]]
 
 
 def error(ours: torch.Tensor, exact: torch.Tensor) -> float:

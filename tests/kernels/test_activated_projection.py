@@ -1,10 +1,11 @@
 """Projection and activation: the plain form against formulas, the fused one, where it can run, against it."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from fused_device import DEVICE, TYPES, error, needs_fused
+from fused_device import DEVICE, PLAIN, TYPES, chosen, error, needs_fused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -86,22 +87,21 @@ class TestFused:
         return [x.requires_grad_(), (weight / width**0.5).detach().requires_grad_()], toward
 
     @staticmethod
-    def setting(squared: bool) -> Tensor | float:
-        return 0.5 if squared else torch.tensor(COEFFICIENTS, device=DEVICE, requires_grad=True)
+    def coefficients() -> Tensor:
+        return torch.tensor(COEFFICIENTS, device=DEVICE, requires_grad=True)
 
     @pytest.mark.parametrize("dtype", TYPES)
-    @pytest.mark.parametrize("squared", [True, False])
-    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize(("shape", "slope"), chosen(SHAPES, [0.5, 0.0, None]))
     def test_fused_equals_reference(
-        self, fused: Any, shape: tuple[int, int, int], squared: bool, dtype: torch.dtype
+        self, fused: Any, shape: tuple[int, int, int], slope: float | None, dtype: torch.dtype
     ) -> None:
-        name = "squared_projection" if squared else "quadratic_projection"
+        name = "quadratic_projection" if slope is None else "squared_projection"
         leaves, toward = self.problem(shape, dtype)
-        setting = self.setting(squared)
+        setting = self.coefficients() if slope is None else slope
         leaves += [setting] if isinstance(setting, Tensor) else []
         exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
         ours = getattr(fused, f"fused_{name}")(*leaves[:2], setting)
-        theirs = getattr(reference, name)(*exact[:2], setting if squared else exact[2])
+        theirs = getattr(reference, name)(*exact[:2], exact[2] if slope is None else slope)
         assert ours.dtype == dtype
         tolerance = 1e-5 if dtype == torch.float32 else 1e-2
         assert error(ours, theirs) < tolerance
@@ -113,7 +113,7 @@ class TestFused:
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_entry_is_written(self, fused: Any, shape: tuple[int, int, int]) -> None:
-        (x, weight), _ = self.problem(shape, torch.float32)
+        (x, weight), _ = self.problem(shape, PLAIN)
         # With this setting torch fills new tensors with not-a-number.
         with torch.no_grad(), deterministic_algorithms(warn_only=False):
             written = fused.project_and_activate(x, weight, None, 0.25)
@@ -121,23 +121,62 @@ class TestFused:
         assert all(tensor.isfinite().all() for tensor in (*written, slopes))
 
     def test_rows_of_any_number_of_dimensions_are_projected(self, fused: Any) -> None:
-        (x, weight), _ = self.problem((24, 16, 40), torch.float32)
+        (x, weight), _ = self.problem((24, 48, 40), PLAIN)
         flat = fused.fused_squared_projection(x, weight, 0.5)
         folded = fused.fused_squared_projection(x.unflatten(0, (2, 3, 4)), weight, 0.5)
         assert torch.equal(folded.flatten(0, 2), flat)
 
     def test_the_operators_are_what_compiled_code_takes_them_for(self, fused: Any) -> None:
-        (x, weight), toward = self.problem((20, 16, 40), torch.float32)
-        coefficients = self.setting(squared=False)
+        (x, weight), toward = self.problem((20, 48, 40), PLAIN)
+        coefficients = self.coefficients()
         torch.library.opcheck(fused._project, (x, weight, coefficients, 0.0))
         torch.library.opcheck(fused._project, (x, weight, None, 0.25))
+        torch.library.opcheck(fused._project, (x, weight, None, 0.0))
         hidden = (x @ weight.mT).detach()
-        torch.library.opcheck(fused._slope, (toward, hidden, coefficients.detach(), 0.0))  # type: ignore[union-attr]
+        torch.library.opcheck(fused._slope, (toward, hidden, coefficients.detach(), 0.0))
+
+    @pytest.mark.parametrize(("slope", "kept"), [(0.5, 2), (0.0, 1), (None, 2)])
+    def test_beside_its_result_only_the_hidden_channels_are_kept_and_with_slope_zero_not_even_these(
+        self, fused: Any, slope: float | None, kept: int
+    ) -> None:
+        (x, weight), _ = self.problem((131, 48, 150), PLAIN)
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            saved[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            if slope is None:
+                result = fused.fused_quadratic_projection(x, weight, self.coefficients())
+            else:
+                result = fused.fused_squared_projection(x, weight, slope)
+        # The next product keeps the result.
+        saved[result.data_ptr()] = result.numel()
+        assert sum(entries == result.numel() for entries in saved.values()) == kept
+
+    @pytest.mark.parametrize("width", [48, 50])
+    def test_descriptors_of_tiles_change_nothing(self, fused: Any, width: int) -> None:
+        # Rows of 50 numbers are not aligned: there the tiles come by their addresses after all.
+        (x, weight), _ = self.problem((131, width, 150), TYPES[-1])
+        found = [
+            fused.project_and_activate(
+                x.detach(),
+                weight,
+                None,
+                0.25,
+                tiles=dataclasses.replace(fused.TILES, descriptors=described),
+            )
+            for described in (False, True)
+        ]
+        for a, b in zip(*found, strict=True):
+            assert a.any()
+            torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
 
     @pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA GPU")
     def test_a_gpu_takes_the_fused_body_in_16_bits(self, fused: Any) -> None:
         (x, weight), _ = self.problem((70, 64, 130), torch.bfloat16)
-        coefficients = self.setting(squared=False)
-        ours = activated_projection.quadratic_projection(x, weight.float(), coefficients)  # type: ignore[arg-type]
+        coefficients = self.coefficients()
+        ours = activated_projection.quadratic_projection(x, weight.float(), coefficients)
         assert torch.equal(ours, fused.fused_quadratic_projection(x, weight, coefficients))
         assert ours.grad_fn is not None

@@ -20,8 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_losses_and_gradients_are_those_of_the_plain_network(compiled: bool, z_loss: float) -> None:
+def test_losses_and_gradients_are_those_of_the_plain_network(compiled: bool) -> None:
     torch.manual_seed(0)
     mlps = SquaredMlp(160, slope=0.5), XieluMlp(160, learned=True)
     layers = tuple(Block(Attention(heads=2, key_value_heads=1), mlp) for mlp in mlps)
@@ -36,19 +35,23 @@ def test_losses_and_gradients_are_those_of_the_plain_network(compiled: bool, z_l
         fused.compile_parts()
     ids = torch.randint(0, 300, (4, 96), device="cuda")
     starts = torch.rand(4, 96) < 0.05
-    for model in (plain, fused):
-        nats, penalty = (
-            model.losses_and_penalties(ids, ids.roll(-1, 1), starts, z_loss=z_loss)
-            if z_loss
-            else (model.losses(ids, ids.roll(-1, 1), starts), torch.zeros((), device="cuda"))
-        )
-        (nats.sum() + penalty.sum()).backward()
-        model.found = nats.detach()  # type: ignore[assignment]
-    assert error(fused.found, plain.found) < 0.01  # type: ignore[arg-type]
-    for (name, ours), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
-        assert ours.grad is not None, name
-        assert theirs.grad is not None, name
-        assert error(ours.grad, theirs.grad) < 0.1, name
+    # The blocks, most of what is compiled, serve both.
+    for z_loss in (0.0, 0.01):
+        found = []
+        for model in (plain, fused):
+            model.zero_grad()
+            nats, penalty = (
+                model.losses_and_penalties(ids, ids.roll(-1, 1), starts, z_loss=z_loss)
+                if z_loss
+                else (model.losses(ids, ids.roll(-1, 1), starts), torch.zeros((), device="cuda"))
+            )
+            (nats.sum() + penalty.sum()).backward()
+            found.append(nats)
+        assert error(found[1], found[0].double()) < 0.01
+        for (name, ours), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
+            assert ours.grad is not None, name
+            assert theirs.grad is not None, name
+            assert error(ours.grad, theirs.grad) < 0.1, name
 
 
 def test_the_dispatch_names_the_fused_bodies() -> None:

@@ -33,6 +33,7 @@ class Tiles:
     warps: groups of 32 threads for a tile; stages: slices of depth that are in flight; registers: bound for
     each thread, so that more tiles run side by side. Fixed instead of tuned at the first step, which would
     take seconds of every start and let rounding differ from run to run; benchmarks/kernel_speed.py compares.
+    descriptors: operands come through Hopper's tensor memory accelerator where their rows are aligned to it.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Tiles:
     warps: int
     stages: int
     registers: int | None = None
+    descriptors: bool = False
 
     @property
     def launch(self) -> dict[str, int | None]:

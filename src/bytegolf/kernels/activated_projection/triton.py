@@ -2,7 +2,8 @@
 
 Shapes: N tokens, D inputs, M hidden channels. Both activations are f(h) = h (a h + b) with (a, b) for h > 0
 and others elsewhere; the squared one has (1, 0) and (slope², 0). As there, f is taken of h as it is stored,
-so that forward and backward pass see the same value. The backward pass's two products are the library's.
+so that forward and backward pass see the same value. Where slope is 0, h is not stored: √f is all that the
+backward pass needs, and the next product keeps f anyway. The backward pass's two products are the library's.
 """
 
 from typing import Any
@@ -13,17 +14,21 @@ import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
 from bytegolf.kernels.fused import Tiles
-from bytegolf.kernels.product_tile import product_tile
+from bytegolf.kernels.product_tile import operands, product_tile
 
-TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3)
+TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128)
 #: Entries that one program of the elementwise backward pass takes.
 _ENTRIES = 4096
+
+_SQUARE: tl.constexpr = tl.constexpr(0)
+_LEAKY_SQUARE: tl.constexpr = tl.constexpr(1)
+_QUADRATIC: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
 def _projection_kernel(
-    x_ND,
-    weight_MD,
+    left_ND,
+    right_MD,
     coefficients_4,
     square_below,
     hidden_NM,
@@ -31,42 +36,47 @@ def _projection_kernel(
     tokens,
     channels,
     WIDTH: tl.constexpr,
-    SQUARED: tl.constexpr,
+    FORM: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     column_tiles = tl.cdiv(channels, COLUMNS)
-    all_rows_n = (tl.program_id(0) // column_tiles) * ROWS + tl.arange(0, ROWS)
-    all_columns_m = (tl.program_id(0) % column_tiles) * COLUMNS + tl.arange(0, COLUMNS)
-    # The last tiles repeat the last row and the last column instead of reading beyond the end.
-    rows_n = tl.minimum(all_rows_n, tokens - 1)
-    columns_m = tl.minimum(all_columns_m, channels - 1)
-    product = product_tile(x_ND, weight_MD, rows_n, columns_m, WIDTH, ROWS, COLUMNS, DEPTH)
-    stored = product.to(hidden_NM.dtype.element_ty)
-    h = stored.to(tl.float32)
-    if SQUARED:
-        activated = h * h * tl.where(h > 0, 1.0, square_below)
+    first_n = (tl.program_id(0) // column_tiles) * ROWS
+    first_m = (tl.program_id(0) % column_tiles) * COLUMNS
+    product = product_tile(
+        left_ND, right_MD, first_n, first_m, tokens, channels, WIDTH, ROWS, COLUMNS, DEPTH, DESCRIBED
+    )
+    stored = product.to(activated_NM.dtype.element_ty)
+    if FORM == _SQUARE:
+        h = product
     else:
+        h = stored.to(tl.float32)
+    if FORM == _QUADRATIC:
         square = tl.where(h > 0, tl.load(coefficients_4), tl.load(coefficients_4 + 2))
         slope = tl.where(h > 0, tl.load(coefficients_4 + 1), tl.load(coefficients_4 + 3))
         activated = h * (square * h + slope)
+    else:
+        activated = h * h * tl.where(h > 0, 1.0, square_below)
+    all_rows_n, all_columns_m = first_n + tl.arange(0, ROWS), first_m + tl.arange(0, COLUMNS)
     place = all_rows_n.to(tl.int64)[:, None] * channels + all_columns_m[None, :]
     present = (all_rows_n < tokens)[:, None] & (all_columns_m < channels)[None, :]
-    tl.store(hidden_NM + place, stored, mask=present)
+    if FORM != _SQUARE:
+        tl.store(hidden_NM + place, stored, mask=present)
     tl.store(activated_NM + place, activated.to(activated_NM.dtype.element_ty), mask=present)
 
 
 @triton.jit
 def _slope_kernel(
     gradient_NM,
-    hidden_NM,
+    kept_NM,
     coefficients_4,
     square_below,
     hidden_gradient_NM,
     coefficient_gradients_4P,
     entries,
-    SQUARED: tl.constexpr,
+    FORM: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):
     """gradient · f′(h), and this program's share of the gradients of the four coefficients."""
@@ -74,8 +84,9 @@ def _slope_kernel(
     entry = program.to(tl.int64) * ENTRIES + tl.arange(0, ENTRIES)
     present = entry < entries
     gradient = tl.load(gradient_NM + entry, mask=present, other=0.0).to(tl.float32)
-    h = tl.load(hidden_NM + entry, mask=present, other=0.0).to(tl.float32)
-    if SQUARED:
+    kept = tl.load(kept_NM + entry, mask=present, other=0.0).to(tl.float32)
+    h = tl.sqrt(kept) if FORM == _SQUARE else kept
+    if FORM != _QUADRATIC:
         hidden_gradient = gradient * 2.0 * h * tl.where(h > 0, 1.0, square_below)
     else:
         square = tl.where(h > 0, tl.load(coefficients_4), tl.load(coefficients_4 + 2))
@@ -103,14 +114,17 @@ def project_and_activate(
 ) -> tuple[Tensor, Tensor]:
     """f(x Wᵀ) and x Wᵀ, (N, M) each; x and W are contiguous and of one type.
 
-    Without coefficients f is h² above zero and square_below · h² below.
+    Without coefficients f is h² above zero and square_below · h² below. Where that is 0, x Wᵀ is left
+    out: (0,).
     """
     (tokens, width), channels = x_ND.shape, weight_MD.shape[0]
-    hidden_NM = x_ND.new_empty((tokens, channels))
-    activated_NM = torch.empty_like(hidden_NM)
+    activated_NM = x_ND.new_empty((tokens, channels))
+    form = _form(coefficients_4, square_below)
+    hidden_NM = x_ND.new_empty(0) if form == 0 else torch.empty_like(activated_NM)
+    left_ND, right_MD, described = operands(x_ND, weight_MD, tiles)
     _projection_kernel[(triton.cdiv(tokens, tiles.rows) * triton.cdiv(channels, tiles.columns),)](
-        x_ND,
-        weight_MD,
+        left_ND,
+        right_MD,
         coefficients_4,
         square_below,
         hidden_NM,
@@ -118,10 +132,17 @@ def project_and_activate(
         tokens,
         channels,
         WIDTH=width,
-        SQUARED=coefficients_4 is None,
+        FORM=form,
+        DESCRIBED=described,
         **tiles.launch,
     )
     return activated_NM, hidden_NM
+
+
+def _form(coefficients_4: Tensor | None, square_below: float) -> int:
+    if coefficients_4 is not None:
+        return 2
+    return 0 if square_below == 0.0 else 1
 
 
 @torch.library.custom_op("bytegolf::activated_projection", mutates_args=())
@@ -136,28 +157,32 @@ def _(
     x_ND: Tensor, weight_MD: Tensor, coefficients_4: Tensor | None, square_below: float
 ) -> tuple[Tensor, Tensor]:
     shape = (x_ND.shape[0], weight_MD.shape[0])
-    return x_ND.new_empty(shape), x_ND.new_empty(shape)
+    square = _form(coefficients_4, square_below) == 0
+    return x_ND.new_empty(shape), x_ND.new_empty(0 if square else shape)
 
 
 @torch.library.custom_op("bytegolf::activation_slope", mutates_args=())
 def _slope(
-    gradient_NM: Tensor, hidden_NM: Tensor, coefficients_4: Tensor | None, square_below: float
+    gradient_NM: Tensor, kept_NM: Tensor, coefficients_4: Tensor | None, square_below: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of h, and that of each coefficient by program, (4, P), empty without coefficients."""
-    hidden_gradient_NM = torch.empty_like(hidden_NM)
-    programs = triton.cdiv(hidden_NM.numel(), _ENTRIES)
-    coefficient_gradients_4P = hidden_NM.new_empty(
+    """The gradient of h, and that of each coefficient by program, (4, P), empty without coefficients.
+
+    kept: h, or f(h) where f is h² above zero and 0 below.
+    """
+    hidden_gradient_NM = torch.empty_like(kept_NM)
+    programs = triton.cdiv(kept_NM.numel(), _ENTRIES)
+    coefficient_gradients_4P = kept_NM.new_empty(
         (4, 0 if coefficients_4 is None else programs), dtype=torch.float32
     )
     _slope_kernel[(programs,)](
         gradient_NM,
-        hidden_NM,
+        kept_NM,
         coefficients_4,
         square_below,
         hidden_gradient_NM,
         coefficient_gradients_4P,
-        hidden_NM.numel(),
-        SQUARED=coefficients_4 is None,
+        kept_NM.numel(),
+        FORM=_form(coefficients_4, square_below),
         ENTRIES=_ENTRIES,
         num_warps=8,
     )
@@ -166,22 +191,24 @@ def _slope(
 
 @_slope.register_fake
 def _(
-    gradient_NM: Tensor, hidden_NM: Tensor, coefficients_4: Tensor | None, square_below: float
+    gradient_NM: Tensor, kept_NM: Tensor, coefficients_4: Tensor | None, square_below: float
 ) -> tuple[Tensor, Tensor]:
-    programs = 0 if coefficients_4 is None else -(-hidden_NM.numel() // _ENTRIES)
-    return torch.empty_like(hidden_NM), hidden_NM.new_empty((4, programs), dtype=torch.float32)
+    programs = 0 if coefficients_4 is None else -(-kept_NM.numel() // _ENTRIES)
+    return torch.empty_like(kept_NM), kept_NM.new_empty((4, programs), dtype=torch.float32)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x_ND, weight_MD, coefficients_4, ctx.square_below = inputs
-    ctx.save_for_backward(x_ND, weight_MD, coefficients_4, output[1])
+    square = _form(coefficients_4, ctx.square_below) == 0
+    ctx.save_for_backward(x_ND, weight_MD, coefficients_4, output[0] if square else output[1])
+    # Otherwise x Wᵀ, which nothing else reads, would get a gradient of as many zeros.
+    ctx.set_materialize_grads(False)
 
 
-def _propagate(ctx: Any, gradient_NM: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    # x Wᵀ is an output for the backward pass alone: nothing else reads it, so it has no gradient of its own.
-    x_ND, weight_MD, coefficients_4, hidden_NM = ctx.saved_tensors
+def _propagate(ctx: Any, gradient_NM: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    x_ND, weight_MD, coefficients_4, kept_NM = ctx.saved_tensors
     hidden_gradient_NM, coefficient_gradients_4P = _slope(
-        gradient_NM.contiguous(), hidden_NM, coefficients_4, ctx.square_below
+        gradient_NM.contiguous(), kept_NM, coefficients_4, ctx.square_below
     )
     return (
         hidden_gradient_NM @ weight_MD,

@@ -15,17 +15,22 @@ from torch import Tensor
 
 from bytegolf.kernels.capped_loss.reference import CapForm
 from bytegolf.kernels.fused import Tiles
-from bytegolf.kernels.product_tile import product_tile
+from bytegolf.kernels.product_tile import operands, product_tile
 
-# With 128 registers a thread two tiles share a multiprocessor: one computes exponentials, one multiplies.
+# Two tiles share a multiprocessor, here by their registers, there by their memory: one computes exponentials,
+# one multiplies.
 FORWARD_TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128)
-BACKWARD_TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128)
+BACKWARD_TILES = Tiles(rows=64, columns=128, depth=64, warps=4, stages=4)
 #: Logits' gradients in flight: 2²⁸ of 16 bits are half a gigabyte, and enough tokens for fast products.
 _SLAB = 2**28
 #: Columns that one program walks over: enough of them that its start counts little, and programs enough for
 #: a whole GPU from some 4,000 tokens on.
 _PART_COLUMNS = 2048
+#: Up to this cap e^cap, summed over any vocabulary, and e^−cap are within float32: no maximum is needed.
+_SUMMABLE_CAP = 60.0
 
+_LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+_LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 _NO_CAP: tl.constexpr = tl.constexpr(0)
 _TANH: tl.constexpr = tl.constexpr(1)
 _POLYNOMIAL: tl.constexpr = tl.constexpr(2)
@@ -33,30 +38,23 @@ _POLYNOMIAL: tl.constexpr = tl.constexpr(2)
 
 @triton.jit
 def _capped(z, cap, FORM: tl.constexpr):
+    """soft_cap(z) in bits, the units of the hardware's exponential, and the slope of the cap."""
     if FORM == _TANH:
-        # c tanh(z / c), by the one exponential that the hardware has.
-        z = 2.0 * cap / (1.0 + tl.exp(z * (-2.0 / cap))) - cap
-    if FORM == _POLYNOMIAL:
+        # c tanh(z / c) = 2 c s − c with slope 4 s (1 − s), where s = 1 / (1 + e^(−2 z / c)).
+        share = 1.0 / (1.0 + tl.exp2(z * (-2.0 * _LOG2_E / cap)))
+        bits = share * (2.0 * _LOG2_E * cap) - _LOG2_E * cap
+        slope = 4.0 * share * (1.0 - share)
+    elif FORM == _POLYNOMIAL:
         # Clamped before too: u⁵ would overflow.
-        u = tl.minimum(tl.maximum(z / cap, -2.0), 2.0)
+        u = tl.minimum(tl.maximum(z * (1.0 / cap), -2.0), 2.0)
         square = u * u
-        bent = u * (1.0 - square / 3.0 + square * square / 15.0)
-        z = cap * tl.minimum(tl.maximum(bent, -1.0), 1.0)
-    return z
-
-
-@triton.jit
-def _times_slope(gradient, z, capped, cap, FORM: tl.constexpr):
-    """gradient · d capped / d z."""
-    if FORM == _TANH:
-        u = capped / cap
-        gradient = gradient * (1.0 - u * u)
-    if FORM == _POLYNOMIAL:
-        u = tl.minimum(tl.maximum(z / cap, -2.0), 2.0)
-        square = u * u
-        slope = 1.0 - square + square * square / 3.0
-        gradient = tl.where(tl.abs(capped) >= cap, 0.0, gradient * slope)
-    return gradient
+        bent = u * (1.0 + square * (square * (1.0 / 15.0) - 1.0 / 3.0))
+        bits = (_LOG2_E * cap) * tl.minimum(tl.maximum(bent, -1.0), 1.0)
+        slope = tl.where(tl.abs(bent) >= 1.0, 0.0, 1.0 + square * (square * (1.0 / 3.0) - 1.0))
+    else:
+        bits = z * _LOG2_E
+        slope = tl.full(z.shape, 1.0, dtype=tl.float32)
+    return bits, slope
 
 
 @triton.jit
@@ -74,9 +72,19 @@ def _target_logits(h_ND, table_VD, rows_n, target_n, WIDTH: tl.constexpr, DEPTH:
 
 
 @triton.jit
+def _with_another_tile(highest_n, total_n, bits):
+    """The largest exponent of each row so far, and the sum of powers of two relative to it."""
+    higher_n = tl.maximum(highest_n, tl.max(bits, axis=1))
+    tile_n = tl.sum(tl.exp2(bits - higher_n[:, None]), axis=1)
+    return higher_n, total_n * tl.exp2(highest_n - higher_n) + tile_n
+
+
+@triton.jit
 def _forward_kernel(
     h_ND,
     table_VD,
+    left_ND,
+    right_VD,
     bias_V,
     targets_N,
     part_normalizers_PN,
@@ -86,7 +94,9 @@ def _forward_kernel(
     cap,
     WIDTH: tl.constexpr,
     FORM: tl.constexpr,
+    SUMMABLE: tl.constexpr,
     BIASED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -94,22 +104,29 @@ def _forward_kernel(
 ):
     """The logsumexp of ROWS tokens over one part of the vocabulary; in the first, the targets' logits too."""
     part = tl.program_id(1)
-    all_rows_n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    # The last tiles repeat the last token and the last column instead of reading beyond the end.
+    first_n = tl.program_id(0) * ROWS
+    all_rows_n = first_n + tl.arange(0, ROWS)
     rows_n = tl.minimum(all_rows_n, tokens - 1)
     highest_n = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     total_n = tl.zeros((ROWS,), dtype=tl.float32)
     for tile in range(TILES_PER_PART):
-        all_columns_v = (part * TILES_PER_PART + tile) * COLUMNS + tl.arange(0, COLUMNS)
-        columns_v = tl.minimum(all_columns_v, vocabulary - 1)
-        z = product_tile(h_ND, table_VD, rows_n, columns_v, WIDTH, ROWS, COLUMNS, DEPTH)
+        first_v = (part * TILES_PER_PART + tile) * COLUMNS
+        columns_v = first_v + tl.arange(0, COLUMNS)
+        z = product_tile(
+            left_ND, right_VD, first_n, first_v, tokens, vocabulary, WIDTH, ROWS, COLUMNS, DEPTH, DESCRIBED
+        )
         if BIASED:
-            z += tl.load(bias_V + columns_v)[None, :]
-        z = tl.where((all_columns_v < vocabulary)[None, :], _capped(z, cap, FORM), float("-inf"))
-        higher_n = tl.maximum(highest_n, tl.max(z, axis=1))
-        total_n = total_n * tl.exp(highest_n - higher_n) + tl.sum(tl.exp(z - higher_n[:, None]), axis=1)
-        highest_n = higher_n
-    normalizer_n = highest_n + tl.log(total_n)
+            z += tl.load(bias_V + tl.minimum(columns_v, vocabulary - 1))[None, :]
+        bits, _ = _capped(z, cap, FORM)
+        present = (columns_v < vocabulary)[None, :]
+        if SUMMABLE:
+            total_n += tl.sum(tl.where(present, tl.exp2(bits), 0.0), axis=1)
+        else:
+            bits = tl.where(present, bits, float("-inf"))
+            highest_n, total_n = _with_another_tile(highest_n, total_n, bits)
+    normalizer_n = tl.log2(total_n) * _LN_2
+    if not SUMMABLE:
+        normalizer_n += highest_n * _LN_2
     present_n = all_rows_n < tokens
     tl.store(part_normalizers_PN + part.to(tl.int64) * tokens + rows_n, normalizer_n, mask=present_n)
     if part == 0:
@@ -117,13 +134,14 @@ def _forward_kernel(
         logit_n = _target_logits(h_ND, table_VD, rows_n, target_n, WIDTH, DEPTH)
         if BIASED:
             logit_n += tl.load(bias_V + target_n)
-        tl.store(target_logits_N + rows_n, _capped(logit_n, cap, FORM), mask=present_n)
+        target_bits_n, _ = _capped(logit_n, cap, FORM)
+        tl.store(target_logits_N + rows_n, target_bits_n * _LN_2, mask=present_n)
 
 
 @triton.jit
 def _backward_kernel(
-    h_ND,
-    table_VD,
+    left_ND,
+    right_VD,
     bias_V,
     targets_N,
     normalizer_N,
@@ -136,28 +154,30 @@ def _backward_kernel(
     WIDTH: tl.constexpr,
     FORM: tl.constexpr,
     BIASED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     """One tile of the gradient of the logits before their cap."""
     column_tiles = tl.cdiv(vocabulary, COLUMNS)
-    all_rows_n = (tl.program_id(0) // column_tiles) * ROWS + tl.arange(0, ROWS)
-    all_columns_v = (tl.program_id(0) % column_tiles) * COLUMNS + tl.arange(0, COLUMNS)
+    first_n = (tl.program_id(0) // column_tiles) * ROWS
+    first_v = (tl.program_id(0) % column_tiles) * COLUMNS
+    all_rows_n, all_columns_v = first_n + tl.arange(0, ROWS), first_v + tl.arange(0, COLUMNS)
     rows_n = tl.minimum(all_rows_n, tokens - 1)
-    columns_v = tl.minimum(all_columns_v, vocabulary - 1)
-    z = product_tile(h_ND, table_VD, rows_n, columns_v, WIDTH, ROWS, COLUMNS, DEPTH)
+    z = product_tile(
+        left_ND, right_VD, first_n, first_v, tokens, vocabulary, WIDTH, ROWS, COLUMNS, DEPTH, DESCRIBED
+    )
     if BIASED:
-        z += tl.load(bias_V + columns_v)[None, :]
-    capped = _capped(z, cap, FORM)
-    probability = tl.exp(capped - tl.load(normalizer_N + rows_n)[:, None])
+        z += tl.load(bias_V + tl.minimum(all_columns_v, vocabulary - 1))[None, :]
+    bits, slope = _capped(z, cap, FORM)
+    probability = tl.exp2(bits - (tl.load(normalizer_N + rows_n) * _LOG2_E)[:, None])
     loss_gradient_n = tl.load(loss_gradient_N + rows_n)
     both_n = loss_gradient_n + tl.load(normalizer_gradient_N + rows_n)
     # d loss / d capped = softmax − onehot, d normalizer / d capped = softmax.
     is_target = all_columns_v[None, :] == tl.load(targets_N + rows_n).to(tl.int32)[:, None]
     gradient = probability * both_n[:, None]
-    gradient = tl.where(is_target, gradient - loss_gradient_n[:, None], gradient)
-    gradient = _times_slope(gradient, z, capped, cap, FORM)
+    gradient = tl.where(is_target, gradient - loss_gradient_n[:, None], gradient) * slope
     # A slab has fewer than 2³¹ entries.
     place = logit_gradient_NV + all_rows_n[:, None] * vocabulary + all_columns_v[None, :]
     present = (all_rows_n < tokens)[:, None] & (all_columns_v < vocabulary)[None, :]
@@ -180,9 +200,12 @@ def losses_and_normalizers(
     parts = triton.cdiv(vocabulary, tiles_per_part * tiles.columns)
     part_normalizers_PN = h_ND.new_empty((parts, tokens), dtype=torch.float32)
     target_logits_N = h_ND.new_empty(tokens, dtype=torch.float32)
+    left_ND, right_VD, described = operands(h_ND, table_VD, tiles)
     _forward_kernel[(triton.cdiv(tokens, tiles.rows), parts)](
         h_ND,
         table_VD,
+        left_ND,
+        right_VD,
         bias_V,
         targets_N,
         part_normalizers_PN,
@@ -192,7 +215,9 @@ def losses_and_normalizers(
         _bound(cap),
         WIDTH=width,
         FORM=_form(cap, form),
+        SUMMABLE=cap is not None and cap <= _SUMMABLE_CAP,
         BIASED=bias_V is not None,
+        DESCRIBED=described,
         TILES_PER_PART=tiles_per_part,
         **tiles.launch,
     )
@@ -218,9 +243,10 @@ def logit_gradients(
     """
     (tokens, width), vocabulary = h_ND.shape, table_VD.shape[0]
     logit_gradient_NV = h_ND.new_empty((tokens, vocabulary))
+    left_ND, right_VD, described = operands(h_ND, table_VD, tiles)
     _backward_kernel[(triton.cdiv(tokens, tiles.rows) * triton.cdiv(vocabulary, tiles.columns),)](
-        h_ND,
-        table_VD,
+        left_ND,
+        right_VD,
         bias_V,
         targets_N,
         normalizer_N,
@@ -232,6 +258,7 @@ def logit_gradients(
         WIDTH=width,
         FORM=_form(cap, form),
         BIASED=bias_V is not None,
+        DESCRIBED=described,
         **tiles.launch,
     )
     return logit_gradient_NV
