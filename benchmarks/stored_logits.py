@@ -133,6 +133,7 @@ class _RemadeLogits(torch.autograd.Function):
             )
             torch.mm(logits_SV, table_VD, out=h_gradient_ND[rows])
             table_gradient_VD += logits_SV.mT @ h_ND[rows]
+            del logits_SV
         return h_gradient_ND, table_gradient_VD.to(table_VD.dtype), None, None
 
 

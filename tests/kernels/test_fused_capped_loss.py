@@ -171,7 +171,9 @@ def test_descriptors_of_tiles_change_nothing(fused: Any, width: int) -> None:
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA GPU")
-def test_a_gpu_takes_the_fused_body_in_16_bits_and_stores_no_logits(fused: Any) -> None:
+def test_a_gpu_takes_the_fused_body_in_16_bits_and_stores_no_logits(
+    fused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (h, table), targets, *_ = problem((8192, 64, 8192), torch.bfloat16, biased=False)
     body = fused.fused_capped_cross_entropy_and_normalizer
     nats, normalizers = body(h, table, None, targets, 4.0)
@@ -181,3 +183,11 @@ def test_a_gpu_takes_the_fused_body_in_16_bits_and_stores_no_logits(fused: Any) 
     assert torch.equal(capped_cross_entropy_and_normalizer(h, table, None, targets, 4.0)[1], normalizers)
     # All logits would be 128 MiB in bfloat16.
     assert torch.cuda.max_memory_allocated() - before < 2**20
+    monkeypatch.setattr(fused, "_SLAB", 2**24)
+    for _ in range(2):
+        # The library's own memory is taken the first time.
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        torch.autograd.grad(nats.sum(), (h, table), retain_graph=True)
+    # A slab is 32 MiB.
+    assert torch.cuda.max_memory_allocated() - before < 48 * 2**20

@@ -21,7 +21,7 @@ def test_every_kernel_is_checked_and_timed(
     benchmark_script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = tmp_path / "speed.json"
-    sizes = {"tokens": 96, "width": 16, "vocabulary": 40, "hidden": 48, "repeats": 2, "out": out}
+    sizes = {"tokens": 131, "width": 48, "vocabulary": 300, "hidden": 150, "repeats": 2, "out": out}
     words = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["kernel_speed.py", *words])
     script = benchmark_script("kernel_speed")
@@ -54,7 +54,7 @@ def test_tiles_are_timed_by_addresses_and_descriptors_and_agree(
     benchmark_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = benchmark_script("kernel_speed")
-    options = argparse.Namespace(tokens=96, width=48, vocabulary=40, hidden=48, repeats=1)
+    options = argparse.Namespace(tokens=131, width=48, vocabulary=300, hidden=150, repeats=1)
     bench = script.Bench(options)
     bench.fused, bench.dtype = True, TYPES[-1]
     described = next(tiles for tiles in script.TILES if tiles.descriptors)

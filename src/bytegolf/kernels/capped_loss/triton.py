@@ -325,6 +325,8 @@ def _loss_gradient(
         table_gradient_VD += logit_gradient_SV.mT @ h_ND[rows]
         if bias_V is not None:
             bias_gradient_V += logit_gradient_SV.sum(dim=0, dtype=torch.float32)
+        # Otherwise it is held while the next one is made.
+        del logit_gradient_SV
     return h_gradient_ND, table_gradient_VD.to(table_VD.dtype), bias_gradient_V
 
 
