@@ -91,8 +91,7 @@ class MovingAverage:
     def update(self, multiplier: float = 1.0) -> None:
         """Takes in the current weights."""
         self.steps += 1
-        values = [value.detach() for value in self._parameters.values()]
-        torch._foreach_lerp_(list(self._sums.values()), values, 1.0 - self.decay)
+        torch._foreach_lerp_(list(self._sums.values()), list(self._parameters.values()), 1.0 - self.decay)
 
     def averages(self) -> dict[str, Tensor]:
         """The averaged weights by name; at least one update is needed."""
@@ -130,8 +129,7 @@ class SnapshotMean:
         self._last_multiplier = multiplier
         if self._steps_below is not None and self._steps_below % self.spec.every == 0:
             self.steps += 1
-            values = [value.detach() for value in self._parameters.values()]
-            torch._foreach_add_(list(self._sums.values()), values)
+            torch._foreach_add_(list(self._sums.values()), list(self._parameters.values()))
 
     def averages(self) -> dict[str, Tensor]:
         """The mean of the snapshots by name; at least one is needed."""

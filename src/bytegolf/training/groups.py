@@ -58,7 +58,8 @@ class Optimizers:
 class OptimizerGroup:
     """All optimizers of a model, stepped together at one multiple of their learning rates.
 
-    After a backward pass: `reduce_gradients`, `step`, and `gradient_norm` for whoever wants to know.
+    After a backward pass: `reduce_gradients`, `step`, `gradient_norm` for whoever wants to know, and
+    `drop_gradients`.
     """
 
     def __init__(
@@ -78,8 +79,14 @@ class OptimizerGroup:
         elsewhere = {id(p) for o in self._sharded for group in o.param_groups for p in group["params"]}
         #: What every rank needs the whole gradient of.
         self._replicated = [p for p in parameters.values() if id(p) not in elsewhere]
+        self._parameters = list(parameters.values())
         self._arriving = PendingSum([])
         self._norm: Tensor | None = None
+
+    def drop_gradients(self) -> None:
+        """Leaves every parameter without a gradient, without a walk through the model's modules."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def reduce_gradients(self, beside: Tensor, clip: float | None) -> None:
         """Sums the gradients over all ranks, and the tensor `beside` with them, and bounds their norm.

@@ -181,7 +181,7 @@ class Trainer:
         self.optimizers.reduce_gradients(totals, self.spec.clip)
         self.optimizers.step(multiplier, progress=share)
         norm = self.optimizers.gradient_norm()
-        self.model.zero_grad(set_to_none=True)
+        self.optimizers.drop_gradients()
         if self.average is not None:
             self.average.update(multiplier)
         self.stages.after_update()

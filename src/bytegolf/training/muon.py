@@ -129,9 +129,12 @@ class MuonOptimizer(torch.optim.Optimizer):
         torch._foreach_add_(buffers, gradients)
         share = -(-len(parameters) // self.ranks.world)
         mine = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
-        updates = [g.add(b, alpha=momentum) for g, b in zip(gradients[mine], buffers[mine], strict=True)]
-        # Every rank must contribute equally many matrices to the exchange.
-        updates += [torch.zeros_like(gradients[0])] * (share - len(updates))
+        updates: list[Tensor] = []
+        if gradients[mine]:
+            updates = list(torch._foreach_add(gradients[mine], buffers[mine], alpha=momentum))
+        if missing := share - len(updates):
+            # Every rank must contribute equally many matrices to the exchange.
+            updates += [torch.zeros_like(gradients[0])] * missing
         o_MRC = orthogonal_direction(torch.stack(updates), self.spec, self.dtype)
         return self.ranks.gather(o_MRC)[: len(parameters)]
 
