@@ -139,7 +139,11 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
         "two lanes": {"lanes": Lanes(2)},
         "two lanes from mixes": {"lanes": Lanes(2, mlp_reads="mix", output="mlp")},
     },
-    "norms": {"plain norms": {}, "scaled norms": {"scaled_norms": True, "residual_mix": "phase"}},
+    "norms": {
+        "plain norms": {},
+        "scaled norms": {"scaled_norms": True, "residual_mix": "phase"},
+        "unmixed": {"residual_mix": "none"},
+    },
     "cap": {
         "cap": {"soft_cap": 6.0},
         "no cap": {"soft_cap": None},

@@ -211,7 +211,8 @@ def expected_counts(spec: Model) -> dict[Role, int]:
         counts[Role.ATTENTION_OUT] += WIDTH * mixer.heads * head
         counts[Role.MLP_UP] += WIDTH * mlp.hidden * (2 if isinstance(mlp, SwiGlu) else 1)
         counts[Role.MLP_DOWN] += WIDTH * mlp.hidden
-        counts[Role.SCALAR] += 4 * WIDTH + mixer.heads + (mixer.differential is not None)
+        counts[Role.SCALAR] += 2 * WIDTH * (1 + (spec.residual_mix != "none"))
+        counts[Role.SCALAR] += mixer.heads + (mixer.differential is not None)
         counts[Role.SCALAR] += 4 * (isinstance(mlp, XieluMlp) and mlp.learned)
         if mixer.gate is not None:
             counts[Role.GATE] += mixer.heads * (

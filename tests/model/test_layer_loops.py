@@ -187,6 +187,20 @@ def test_layers_at_phase_start_read_the_embedding_first_and_their_input_later() 
 
 
 @torch.no_grad()
+def test_layers_that_mix_nothing_compute_what_mixing_starts_with() -> None:
+    plain = Model(width=8, layers=KINDS, vocabulary=16).build()
+    unmixed = Model(width=8, layers=KINDS, vocabulary=16, residual_mix="none").build()
+    mixes = {name for name in plain.state_dict() if "residual_mix" in name}
+    assert len(mixes) == 2
+    unmixed.load_state_dict({name: x for name, x in plain.state_dict().items() if name not in mixes})
+    for name, parameter in unmixed.named_parameters():
+        # What layers add starts at zero.
+        if name.endswith(("out.weight", "down.weight")):
+            plain.get_parameter(name).copy_(parameter.normal_())
+    torch.testing.assert_close(unmixed.losses(*batch()), plain.losses(*batch()))
+
+
+@torch.no_grad()
 def test_gated_skips_start_as_half_and_half() -> None:
     model = looped(2, Loop(0, 0, 1), "gated")
     model.stack.gate_ND.zero_()

@@ -30,7 +30,7 @@ class Block:
     parallel: bool = False
 
     def build(
-        self, width: int, key: str, *, input_share: float | None = None, norm_scale: float | None = None
+        self, width: int, key: str, *, input_share: float | None = 1.0, norm_scale: float | None = None
     ) -> "BlockLayer":
         """The module for a residual stream of `width`; `key` names its decoding memory. See `BlockLayer`."""
         return BlockLayer(self, width, key, input_share=input_share, norm_scale=norm_scale)
@@ -40,8 +40,9 @@ class Layer(Component):
     """The parts of a layer; how they are joined is said by the classes made of it.
 
     m₀ x + m₁ x₀ mixes the residual stream with the normalized embedding x₀. m₀, m₁ are learned per channel
-    and start at 1, 0, or with `input_share` p at p, 1 − p. Normalizations are followed by `norm_scale`, a
-    constant. The learned factor per channel of what is added belongs to the last projection of mixer and mlp.
+    and start at p, 1 − p, where p is `input_share`; None leaves x as it is. Normalizations are followed by
+    `norm_scale`, a constant. The learned factor per channel of what is added belongs to the last projection
+    of mixer and mlp.
     """
 
     norm_scale: Tensor | None
@@ -52,15 +53,18 @@ class Layer(Component):
         super().__init__()
         self.mixer: AttentionLayer = spec.mixer.build(width, f"{key}.mixer")
         self.mlp: nn.Module = spec.mlp.build(width)
-        share = 1.0 if input_share is None else input_share
-        mix = torch.stack([torch.full((width,), share), torch.full((width,), 1.0 - share)])
-        self.residual_mix_2D = self.parameter("residual_mix_2D", mix, Role.SCALAR)
+        self.mixes = input_share is not None
+        if input_share is not None:
+            mix = torch.stack([torch.full((width,), input_share), torch.full((width,), 1.0 - input_share)])
+            self.residual_mix_2D = self.parameter("residual_mix_2D", mix, Role.SCALAR)
         # A tensor, not a number, which would give each layer compiled code of its own.
         scale = None if norm_scale is None else torch.tensor(norm_scale)
         self.register_buffer("norm_scale", scale, persistent=False)
 
     def mixed(self, x_BTD: Tensor, x0_BTD: Tensor) -> Tensor:
-        """m₀ x + m₁ x₀."""
+        """m₀ x + m₁ x₀, or x."""
+        if not self.mixes:
+            return x_BTD
         mix_2D = self.residual_mix_2D.to(x_BTD.dtype)
         return mix_2D[0] * x_BTD + mix_2D[1] * x0_BTD
 

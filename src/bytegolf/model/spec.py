@@ -43,7 +43,8 @@ class Model:
     them. skips: U-Net skips, true, false or "gated". bigram: what pairs of tokens add to the embedding.
     smear: what a token's embedding takes of the one before it. value_embedding: what is added to the values
     of attention layers that have `shared_values`. loop: layers that run several times. residual_mix: whether
-    layers start by reading their input alone, or early ones mostly the embedded input ("phase").
+    layers start by reading their input alone, or early ones mostly the embedded input ("phase"), or mix the
+    two at no time ("none").
     scaled_norms: what layer l normalizes is scaled by 1/√(l + 1). initialization: of matrices that don't
     start at zero. lanes: two residual streams in the last layers.
     """

@@ -21,8 +21,9 @@ from bytegolf.model.stream import Stream
 #: Whether the first half's outputs return in the second: added, blended by a learned gate, or not at all.
 Skips = bool | Literal["gated"]
 
-#: What layers read at the start: their input alone, or early layers mostly the embedded input.
-ResidualMix = Literal["input", "phase"]
+#: What layers read at the start: their input alone, or early layers mostly the embedded input; "none" never
+#: mixes the two.
+ResidualMix = Literal["input", "phase", "none"]
 
 
 def add_skip(x_BTD: Tensor, skip_BTD: Tensor, factor_D: Tensor) -> Tensor:
@@ -40,6 +41,17 @@ def phase_share(layer: int, layers: int) -> float:
     """What a layer starts to read of its input: σ(3 (l / (L − 1) − ½)); the rest is the embedded input."""
     depth = layer / max(layers - 1, 1)
     return 1.0 / (1.0 + math.exp(-3.0 * (depth - 0.5)))
+
+
+def first_share(residual_mix: ResidualMix, layer: int, layers: int) -> float | None:
+    """What a layer starts to read of its input; None where nothing is mixed with it."""
+    match residual_mix:
+        case "input":
+            return 1.0
+        case "phase":
+            return phase_share(layer, layers)
+        case "none":
+            return None
 
 
 class Stack(Component):
@@ -72,7 +84,7 @@ class Stack(Component):
         self._first_with_lanes = len(blocks) if lanes is None else lanes.start
         self.blocks = nn.ModuleList()
         for i, block in enumerate(blocks):
-            share = phase_share(i, len(blocks)) if residual_mix == "phase" else None
+            share = first_share(residual_mix, i, len(blocks))
             scale = (i + 1) ** -0.5 if scaled_norms else None
             key = f"blocks.{i}"
             if lanes is None or i < lanes.start:

@@ -19,6 +19,7 @@ from bytegolf.model.lanes import LaneLayer, Lanes
 from bytegolf.model.loop import layer_order
 from bytegolf.model.roles import LOOKUP_ROLES, Role, parameter_roles
 from bytegolf.model.spec import LanguageModel, Model
+from bytegolf.model.stack import first_share
 from bytegolf.model.stream import Stream
 from bytegolf.recipe import Recipe
 from bytegolf.runner import compute_dtype
@@ -234,7 +235,7 @@ def _activations(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> in
     model = recipe.model
     kinds = ((model.layers[number], model.lanes if _in_lanes(model, number) else None) for number in order)
     for (block, lanes), count in Counter(kinds).items():
-        one, two = (_kept(block, lanes, model.width, measured, n, dtype) for n in (1, 2))
+        one, two = (_kept(block, lanes, model, measured, n, dtype) for n in (1, 2))
         kept += count * ((2 * one - two) + (two - one) * rows)
     tokens = min(spec.rows, spec.forward_rows) * spec.length
     # Embedding, first and last normalization; on GPUs also the logits and their float32 gradient.
@@ -244,11 +245,12 @@ def _activations(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> in
     return round(kept + tokens * ends)
 
 
-def _kept(block: Block, lanes: Lanes | None, width: int, length: int, rows: int, dtype: torch.dtype) -> int:
+def _kept(block: Block, lanes: Lanes | None, model: Model, length: int, rows: int, dtype: torch.dtype) -> int:
     """Bytes that one layer's forward pass keeps for its backward pass, its parameters aside."""
-    layer: Layer = block.build(width, "layer")
+    width, share = model.width, first_share(model.residual_mix, 0, 1)
+    layer: Layer = block.build(width, "layer", input_share=share)
     if lanes is not None:
-        layer = LaneLayer(block, lanes, width, "layer", input_share=None, norm_scale=None)
+        layer = LaneLayer(block, lanes, width, "layer", input_share=share, norm_scale=None)
     if dtype == torch.float64:
         layer.double()
     own = {parameter.data_ptr() for parameter in layer.parameters()}
