@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import signal
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launching import launch
 from test_stages import Rounding
 from toy_training import NETWORK, Clock, changed, finished, outcome, same_bits, trainer
 
@@ -21,9 +23,9 @@ from bytegolf.errors import DivergedError
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.stack import Block
-from bytegolf.training.averaging import Average, StochasticAverage
+from bytegolf.training.averaging import StochasticAverage
 from bytegolf.training.budget import Budget, Pace
-from bytegolf.training.groups import Optimizers
+from bytegolf.training.groups import OptimizerGroup, Optimizers
 from bytegolf.training.loop import Progress, QueuedStep, Trainer
 from bytegolf.training.muon import Muon
 from bytegolf.training.ranks import Ranks
@@ -285,12 +287,22 @@ WIDE = dataclasses.replace(
 )
 
 
-def on_gpu(spec: Training) -> Trainer:
-    toy = trainer(spec, ranks=Ranks(device=torch.device("cuda")), layout=WIDE, dtype=torch.bfloat16)
-    toy.model.to("cuda")
-    toy.optimizers = type(toy.optimizers)(toy.model, spec.optimizers, toy.ranks, precision=torch.bfloat16)
+def on_gpu(spec: Training, ranks: Ranks | None = None) -> Trainer:
+    ranks = ranks or Ranks(device=torch.device("cuda"))
+    toy = trainer(spec, ranks=ranks, layout=WIDE, dtype=torch.bfloat16)
+    toy.model.to(ranks.device)
+    toy.optimizers = OptimizerGroup(toy.model, spec.optimizers, ranks, precision=torch.bfloat16)
     toy.average = None if spec.average is None else spec.average.build(toy.model)
     return toy
+
+
+def losses_on_gpu(*, ahead: bool, ranks: Ranks | None = None) -> list[float]:
+    toy = on_gpu(changed(budget=Budget(steps=20), validate_at=(0.5,)), ranks)
+    toy.ahead = ahead
+    losses: list[float] = []
+    toy.watch = lambda progress: losses.append(progress.loss)
+    finished(toy)
+    return losses
 
 
 class TestOnAGpu:
@@ -305,6 +317,7 @@ class TestOnAGpu:
         ],
         ids=["plain", "clipped", "gram"],
     )
+    @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
     def test_queueing_a_step_asks_for_no_number(self, spec: Training) -> None:
         toy = on_gpu(spec)
         batches = toy._prefetch()
@@ -312,7 +325,7 @@ class TestOnAGpu:
         batch = next(batches)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            queued = toy._one_step(batch, 0.5, 1.0)
+            queued = toy._one_step(batch, 0.5, 0.5)
         finally:
             torch.cuda.set_sync_debug_mode("default")
             batches.close()
@@ -325,11 +338,25 @@ class TestOnAGpu:
         assert Readback(values).wait() == pytest.approx([100.0, 200.0, 10.0])
 
     def test_the_losses_are_those_of_a_run_that_waits(self) -> None:
-        losses: dict[bool, list[float]] = {}
-        for ahead in (False, True):
-            toy = on_gpu(changed(budget=Budget(steps=20), average=Average()))
-            toy.ahead, losses[ahead] = ahead, []
-            toy.watch = lambda progress, seen=losses[ahead]: seen.append(progress.loss)
-            finished(toy)
-        assert len(losses[True]) == 20
-        assert losses[True] == pytest.approx(losses[False], rel=0.02)
+        losses = losses_on_gpu(ahead=True)
+        assert len(losses) == 20
+        assert losses == pytest.approx(losses_on_gpu(ahead=False), rel=0.02)
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+    def test_two_gpus_see_the_same_losses(self, tmp_path: Path) -> None:
+        launch(__file__, tmp_path)
+        first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+        assert first == second
+        assert first == pytest.approx(losses_on_gpu(ahead=True), rel=0.02)
+
+
+def main(folder: Path) -> None:
+    """One of two processes, each with a GPU."""
+    ranks = Ranks.start("cuda")
+    losses = losses_on_gpu(ahead=True, ranks=ranks)
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(losses))
+    ranks.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -81,7 +81,7 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float, *, corrected: bool = True) -> None:
         self.decay, self.corrected, self.steps = decay, corrected, 0
-        self._parameters = dict(model.named_parameters())
+        self._parameters: dict[str, Tensor] = dict(model.named_parameters())
         self._sums = {
             name: torch.zeros_like(value) if corrected else value.detach().clone()
             for name, value in self._parameters.items()
@@ -113,7 +113,7 @@ class SnapshotMean:
 
     def __init__(self, model: nn.Module, spec: StochasticAverage) -> None:
         self.spec, self.steps = spec, 0
-        self._parameters = dict(model.named_parameters())
+        self._parameters: dict[str, Tensor] = dict(model.named_parameters())
         self._sums = {name: torch.zeros_like(value) for name, value in self._parameters.items()}
         # A rate that is low because it still rises does not count, so the one before must be known.
         self._last_multiplier = -math.inf
