@@ -30,6 +30,7 @@ from bytegolf.tokens.shards import Prepared
 from bytegolf.training.budget import Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
+from bytegolf.training.longer_rows import JoinedRows
 from bytegolf.training.loop import Trainer
 from bytegolf.training.looping import begin_unlooped
 from bytegolf.training.ranks import Ranks
@@ -167,19 +168,21 @@ def build_trainer(
     seen = SeenGrids(
         model, recipe.compression, lambda: _same_plan(model, recipe, prepared, ranks), seed=spec.seed
     )
+    joined = None if spec.longer_rows is None else JoinedRows(spec.longer_rows, spec.rows // ranks.world)
     trainer = Trainer(
         model=model,
         batches=batches,
         spec=spec,
         optimizers=OptimizerGroup(model, spec.optimizers, ranks, precision=model.compute_dtype),
         ranks=ranks,
-        stages=Stages([*begin_unlooped(model), *seen.stages]),
+        stages=Stages([*begin_unlooped(model), *([] if joined is None else [joined]), *seen.stages]),
         average=None if spec.average is None else spec.average.build(model),
         record=Record(folder / "metrics.jsonl" if ranks.leads else None),
         checkpoints=Checkpoints(folder / "checkpoint"),
         stopwatch=Stopwatch(),
         validate=lambda: _validate(model, recipe, prepared) if ranks.leads else (0.0, 0.0),
         ahead=ranks.device.type == "cuda",
+        joined_rows=joined,
     )
     return trainer, seen
 

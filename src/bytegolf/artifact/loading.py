@@ -85,8 +85,12 @@ def unpack_model(contents: Contents, source: str, device: torch.device) -> Loade
 
 
 def _context(training: Any) -> int:
-    """Tokens of a training row. The rest of what a recipe says of training has no part in evaluation."""
+    """Tokens of the longest training rows. What else a recipe says of training has no part in evaluation."""
     length = training.get("length") if isinstance(training, dict) else None
     if type(length) is not int or length < 1:
         raise RecipeError(f"training.length is {length!r} where a number of tokens belongs")
-    return length
+    longer = training.get("longer_rows")
+    times = 1 if longer is None else longer.get("times") if isinstance(longer, dict) else None
+    if type(times) is not int or times < 1:
+        raise RecipeError(f"training.longer_rows is {longer!r} where a number of rows belongs")
+    return length * times

@@ -26,8 +26,8 @@ def calibration_batches(
             model,
             prepared.tokenizer,
             batches=spec.batches,
-            rows=spec.rows,
-            length=training.length,
+            rows=max(1, spec.rows * training.length // training.context),
+            length=training.context,
             seed=training.seed,
         )
         return
@@ -39,8 +39,10 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(ids, targets, starts) of training text, the same for every run of a recipe, on the model's device."""
     spec = recipe.training
+    # The scores will be those of the longest rows; the tokens stay as many.
+    rows = max(1, rows * spec.length // spec.context)
     packed = PackedBatches(
-        prepared.training, prepared.tokenizer, rows=rows, length=spec.length, seed=spec.seed
+        prepared.training, prepared.tokenizer, rows=rows, length=spec.context, seed=spec.seed
     )
     for step in range(batches):
         batch = packed.batch(step)

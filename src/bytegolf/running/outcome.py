@@ -220,7 +220,7 @@ def _samples(
                 prompt,
                 tokens=recipe.evaluation.sample_tokens,
                 seed=number,
-                context=recipe.training.length,
+                context=recipe.training.context,
             )
             samples.append({"prompt": prompt, "text": continuation})
     return samples

@@ -228,7 +228,7 @@ def _activations(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> in
     measured short, where that matrix is small, and scaled.
     """
     spec = recipe.training
-    measured = spec.length if device.type == "cpu" else min(spec.length, 64)
+    measured = spec.context if device.type == "cpu" else min(spec.length, 64)
     rows = min(spec.rows, spec.forward_rows) * spec.length / measured
     kept = 0.0
     order = layer_order(len(recipe.model.layers), recipe.model.loop)

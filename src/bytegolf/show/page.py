@@ -99,7 +99,12 @@ def _work_lines(plan: NetworkPlan) -> Iterator[tuple[str, str]]:
     if recipe.model.loop is not None:
         yield "loop", _loop_line(recipe.model.loop)
     tokens = recipe.training.tokens_per_step
-    yield "tokens a step", f"{tokens:,} ({recipe.training.rows} rows of {recipe.training.length})"
+    rows, length, longer = recipe.training.rows, recipe.training.length, recipe.training.longer_rows
+    later = ""
+    if longer is not None:
+        joined = f"{rows // longer.times} of {recipe.training.context}"
+        later = f", from {longer.start:.0%} of the budget on {joined}"
+    yield "tokens a step", f"{tokens:,} ({rows} rows of {length}{later})"
     limits = [
         f"{value:,} {name}" for name, value in vars(recipe.training.budget).items() if value is not None
     ]

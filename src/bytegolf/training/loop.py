@@ -17,6 +17,7 @@ from bytegolf.training.averaging import Averaging
 from bytegolf.training.budget import Pace, Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import OptimizerGroup
+from bytegolf.training.longer_rows import JoinedRows
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.readback import Readback
 from bytegolf.training.record import Record
@@ -93,6 +94,7 @@ class Trainer:
     first_loss: float = math.nan
     high_steps: int = 0
     ahead: bool = False
+    joined_rows: JoinedRows | None = None
 
     def run(self) -> None:
         """Trains until the budget is used. Raises `DivergedError`, `BudgetError` or `Interrupted`."""
@@ -214,11 +216,11 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for first in range(0, batch.ids_BT.shape[0], self.spec.forward_rows):
             rows = slice(first, first + self.spec.forward_rows)
-            ids, targets = (
-                part[rows].to(self.ranks.device, non_blocking=True)
-                for part in (batch.ids_BT, batch.targets_BT)
-            )
-            nats, objective = self._objective(ids, targets, batch.starts_BT[rows])
+            parts = [part[rows] for part in (batch.ids_BT, batch.targets_BT, batch.starts_BT)]
+            if self.joined_rows is not None:
+                parts = [self.joined_rows.joined(part) for part in parts]
+            ids, targets = (part.to(self.ranks.device, non_blocking=True) for part in parts[:2])
+            nats, objective = self._objective(ids, targets, parts[2])
             (objective / self.spec.tokens_per_step).backward()
             total += nats.detach()
         return total
@@ -235,7 +237,8 @@ class Trainer:
     def warm_up(self) -> None:
         """Runs a forward and backward pass that changes nothing; code is compiled on the way.
 
-        One for each order of layers that is to come, so that nothing is left to compile where a loop begins.
+        One for each order of layers and each length of rows that is to come, so that nothing is left to
+        compile where a loop begins or rows grow longer.
         """
         self.stages.prepare()
         batch = self.batches.batch(self.step)
@@ -245,6 +248,9 @@ class Trainer:
         for passes in sorted({stack.passes if loop is None else loop.passes, stack.passes}):
             with stack.running(passes):
                 self._accumulate_gradients(first)
+                if self.joined_rows is not None:
+                    with self.joined_rows.all_joined():
+                        self._accumulate_gradients(first)
         self.model.zero_grad(set_to_none=True)
         self._sync()
 
