@@ -240,7 +240,7 @@ def tile_rows(bench: Bench) -> Iterator[Row]:
     h, table = bench.random(tokens, width), bench.random(vocabulary, width, scale=0.05)
     weight = bench.random(bench.options.hidden, width, scale=width**-0.5)
     targets = torch.randint(0, vocabulary, (tokens,), device=bench.device)
-    slab = slice(0, loss._SLAB // vocabulary)
+    slab = slice(0, loss.slab_rows(tokens, vocabulary))
     gradients = (
         torch.rand(tokens, device=bench.device)[slab],
         torch.zeros(tokens, device=bench.device)[slab],

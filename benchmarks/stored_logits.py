@@ -118,7 +118,7 @@ class _RemadeLogits(torch.autograd.Function):
         h_gradient_ND = torch.empty_like(h_ND)
         table_gradient_VD = torch.zeros_like(table_VD, dtype=torch.float32)
         vocabulary = len(table_VD)
-        slab = max(1, fused._SLAB // vocabulary)
+        slab = fused.slab_rows(len(h_ND), vocabulary)
         for first in range(0, len(h_ND), slab):
             rows = slice(first, first + slab)
             logits_SV = h_ND[rows] @ table_VD.mT

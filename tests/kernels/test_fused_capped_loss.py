@@ -98,7 +98,7 @@ def test_logits_far_beyond_the_cap_neither_overflow_nor_pull(fused: Any, form: C
 
 
 def test_slabs_add_up(fused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves, targets, *weights = problem((101, 48, 50), PLAIN, biased=True)
+    leaves, targets, *weights = problem((131, 48, 50), PLAIN, biased=True)
     arguments = (
         fused.fused_capped_cross_entropy_and_normalizer,
         leaves,
@@ -106,9 +106,17 @@ def test_slabs_add_up(fused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         tuple(weights),
     )
     whole = results(*arguments)
-    monkeypatch.setattr(fused, "_SLAB", 50 * 40)
+    monkeypatch.setattr(fused, "_SLAB", 50 * 70)
+    assert fused.slab_rows(131, 50) == 64
     for a, b in zip(results(*arguments), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_no_slab_is_a_small_rest(fused: Any) -> None:
+    # As many entries as three slabs hold, but for one row.
+    rows = fused.slab_rows(65_536, 12_288)
+    assert (rows, 65_536 % rows) == (16_384, 0)
+    assert fused.slab_rows(65_536, 8192) == 32_768
 
 
 @pytest.mark.parametrize("shape", SHAPES)

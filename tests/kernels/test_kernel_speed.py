@@ -73,8 +73,8 @@ def test_rivals_give_the_losses_and_gradients_of_the_plain_form(
     benchmark_script: Script, monkeypatch: pytest.MonkeyPatch, rival: str
 ) -> None:
     rivals = benchmark_script("stored_logits")
-    # Three slabs, the last of them short.
-    monkeypatch.setattr(rivals.fused, "_SLAB", 40 * 70)
+    # Two slabs, the last of them short.
+    monkeypatch.setattr(rivals.fused, "_SLAB", 64 * 70)
     torch.manual_seed(0)
     leaves = [torch.randn(n, 48).to(DEVICE, PLAIN).requires_grad_() for n in (101, 70)]
     targets, weights = torch.randint(0, 70, (101,)).to(DEVICE), torch.rand(101).to(DEVICE)

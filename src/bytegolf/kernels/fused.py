@@ -55,3 +55,15 @@ class Tiles:
             "num_stages": self.stages,
             "maxnreg": self.registers,
         }
+
+
+def even_shares(length: int, tile: int, most: int) -> tuple[int, int]:
+    """Into how many shares of at most about `most` a length is cut, and of how many whole tiles each.
+
+    As even as tiles allow: a small last share is inefficient, and a tile behind the end takes as long as any
+    other.
+    """
+    tiles = max(1, -(-length // tile))
+    shares = -(-tiles * tile // max(most, tile))
+    each = -(-tiles // shares)
+    return -(-tiles // each), each

@@ -14,7 +14,7 @@ import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
 from bytegolf.kernels.capped_loss.reference import CapForm
-from bytegolf.kernels.fused import Tiles
+from bytegolf.kernels.fused import Tiles, even_shares
 from bytegolf.kernels.product_tile import operands, product_tile
 
 # Two tiles share a multiprocessor, here by their registers, there by their memory: one computes exponentials,
@@ -23,8 +23,8 @@ FORWARD_TILES = Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, regist
 BACKWARD_TILES = Tiles(rows=64, columns=128, depth=64, warps=4, stages=4)
 #: Logits' gradients in flight: 2²⁸ of 16 bits are half a gigabyte, and enough tokens for fast products.
 _SLAB = 2**28
-#: Columns that one program walks over: enough of them that its start counts little, and programs enough for
-#: a whole GPU from some 4,000 tokens on.
+#: Columns that one program walks over at most: enough of them that its start counts little, and programs
+#: enough for a whole GPU from some 4,000 tokens on.
 _PART_COLUMNS = 2048
 #: Up to this cap e^cap, summed over any vocabulary, and e^−cap are within float32: no maximum is needed.
 _SUMMABLE_CAP = 60.0
@@ -196,8 +196,7 @@ def losses_and_normalizers(
 ) -> tuple[Tensor, Tensor]:
     """Losses and normalizers, (N,) each in float32; h and table are contiguous and of one type."""
     (tokens, width), vocabulary = h_ND.shape, table_VD.shape[0]
-    tiles_per_part = max(1, _PART_COLUMNS // tiles.columns)
-    parts = triton.cdiv(vocabulary, tiles_per_part * tiles.columns)
+    parts, tiles_per_part = even_shares(vocabulary, tiles.columns, _PART_COLUMNS)
     part_normalizers_PN = h_ND.new_empty((parts, tokens), dtype=torch.float32)
     target_logits_N = h_ND.new_empty(tokens, dtype=torch.float32)
     left_ND, right_VD, described = operands(h_ND, table_VD, tiles)
@@ -242,6 +241,7 @@ def logit_gradients(
     `gradients_N`: those of losses and normalizers, float32, contiguous.
     """
     (tokens, width), vocabulary = h_ND.shape, table_VD.shape[0]
+    assert tokens * vocabulary < 2**31, "more entries than the kernel can count"
     logit_gradient_NV = h_ND.new_empty((tokens, vocabulary))
     left_ND, right_VD, described = operands(h_ND, table_VD, tiles)
     _backward_kernel[(triton.cdiv(tokens, tiles.rows) * triton.cdiv(vocabulary, tiles.columns),)](
@@ -262,6 +262,12 @@ def logit_gradients(
         **tiles.launch,
     )
     return logit_gradient_NV
+
+
+def slab_rows(tokens: int, vocabulary: int) -> int:
+    """How many tokens the backward pass takes at once."""
+    _, tiles = even_shares(tokens, BACKWARD_TILES.rows, _SLAB // vocabulary)
+    return tiles * BACKWARD_TILES.rows
 
 
 def _bound(cap: float | None) -> float:
@@ -314,7 +320,7 @@ def _loss_gradient(
     h_gradient_ND = torch.empty_like(h_ND)
     table_gradient_VD = torch.zeros_like(table_VD, dtype=torch.float32)
     bias_gradient_V = table_gradient_VD.new_zeros(0 if bias_V is None else vocabulary)
-    slab = max(1, _SLAB // vocabulary)
+    slab = slab_rows(h_ND.shape[0], vocabulary)
     for first in range(0, h_ND.shape[0], slab):
         rows = slice(first, first + slab)
         gradients = (loss_gradient_N[rows].contiguous(), normalizer_gradient_N[rows].contiguous())
