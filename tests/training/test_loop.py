@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bytegolf.errors import BudgetError, DivergedError
 from bytegolf.training.averaging import Average, StochasticAverage
 from bytegolf.training.budget import Budget
 from bytegolf.training.loop import Progress, QueuedStep, Trainer
+from bytegolf.training.ranks import PendingSum, Ranks
 from bytegolf.training.schedule import StepSchedule
 from bytegolf.training.signals import Interrupted
 
@@ -188,6 +190,21 @@ def test_warming_up_changes_nothing() -> None:
     assert math.isnan(warmed.first_loss)
     assert all(parameter.grad is None for parameter in warmed.model.parameters())
     assert same_bits(finished(plain).state_dict(), finished(warmed).state_dict())
+
+
+def test_warming_up_connects_the_ranks_by_the_exchange_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanged: list[list[torch.Size]] = []
+
+    def start_sum(ranks: Ranks, tensors: Iterable[torch.Tensor]) -> PendingSum:
+        exchanged.append([tensor.shape for tensor in tensors][:-1])
+        return PendingSum([])
+
+    monkeypatch.setattr(Ranks, "start_sum", start_sum)
+    toy = trainer(changed(budget=Budget(steps=1)))
+    toy.warm_up()
+    finished(toy)
+    warming, stepping = exchanged
+    assert warming == stepping == [parameter.shape for parameter in toy.model.parameters()]
 
 
 def test_what_is_recorded(tmp_path: Path) -> None:

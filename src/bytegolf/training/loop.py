@@ -235,7 +235,7 @@ class Trainer:
         return nats, nats + penalty_BT.sum()
 
     def warm_up(self) -> None:
-        """Runs a forward and backward pass that changes nothing; code is compiled on the way.
+        """Runs forward and backward passes that change nothing: code is compiled, and ranks are connected.
 
         One for each order of layers and each length of rows that is to come, so that nothing is left to
         compile where a loop begins or rows grow longer.
@@ -251,7 +251,12 @@ class Trainer:
                 if self.joined_rows is not None:
                     with self.joined_rows.all_joined():
                         self._accumulate_gradients(first)
-        self.model.zero_grad(set_to_none=True)
+        # GPUs connect at their first exchange, for seconds that the first step would be charged with.
+        beside = torch.zeros(1, dtype=torch.float64, device=self.ranks.device)
+        self.optimizers.reduce_gradients(beside, self.spec.clip)
+        self.optimizers.gradient_norm()
+        self.ranks.gather(beside)
+        self.optimizers.drop_gradients()
         self._sync()
 
     def state_dict(self) -> dict[str, Any]:
