@@ -19,9 +19,13 @@ from launching import launch
 from test_stages import Rounding
 from toy_training import NETWORK, Clock, changed, finished, outcome, same_bits, trainer
 
+from bytegolf.compression.grid import Grid
+from bytegolf.compression.spec import Compression, FixedBits, Noise
+from bytegolf.compression.stages import SeenGrids
 from bytegolf.errors import DivergedError
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
+from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.training.averaging import StochasticAverage
 from bytegolf.training.budget import Budget, Pace
@@ -33,6 +37,7 @@ from bytegolf.training.readback import Readback
 from bytegolf.training.schedule import StepSchedule
 from bytegolf.training.signals import Interrupted
 from bytegolf.training.spec import Training
+from bytegolf.training.stages import Stages
 
 
 class Arriving(Readback):
@@ -287,9 +292,9 @@ WIDE = dataclasses.replace(
 )
 
 
-def on_gpu(spec: Training, ranks: Ranks | None = None) -> Trainer:
+def on_gpu(spec: Training, ranks: Ranks | None = None, layout: Model = WIDE) -> Trainer:
     ranks = ranks or Ranks(device=torch.device("cuda"))
-    toy = trainer(spec, ranks=ranks, layout=WIDE, dtype=torch.bfloat16)
+    toy = trainer(spec, ranks=ranks, layout=layout, dtype=torch.bfloat16)
     toy.model.to(ranks.device)
     toy.optimizers = OptimizerGroup(toy.model, spec.optimizers, ranks, precision=torch.bfloat16)
     toy.average = None if spec.average is None else spec.average.build(toy.model)
@@ -308,11 +313,12 @@ def losses_on_gpu(*, ahead: bool, ranks: Ranks | None = None) -> list[float]:
 class TestOnAGpu:
     pytestmark = GPU
 
+    # The first has more tokens than the gradient of the embedding takes without sorting them.
     @pytest.mark.parametrize(
         "spec",
         [
-            changed(clip=None),
-            changed(clip=1.0, z_loss=1e-4, average=StochasticAverage(1, 1.0)),
+            changed(length=1024, forward_rows=4, clip=None),
+            changed(length=1024, clip=1.0, z_loss=1e-4, average=StochasticAverage(1, 1.0)),
             changed(optimizers=Optimizers(matrices=Muon(gram_above=1.5, equalize_rows=True))),
         ],
         ids=["plain", "clipped", "gram"],
@@ -320,6 +326,14 @@ class TestOnAGpu:
     @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
     def test_queueing_a_step_asks_for_no_number(self, spec: Training) -> None:
         toy = on_gpu(spec)
+        seen = SeenGrids(
+            toy.model,
+            Compression(plan=FixedBits(Grid(6)), quantization_aware_from=0.1, prune=0.1, noise=Noise(0.2)),
+            lambda: FixedBits(Grid(6)).grids(),
+            seed=0,
+        )
+        toy.stages = Stages(seen.stages)
+        assert len(toy.stages.enter_due(0.5)) == 2
         batches = toy._prefetch()
         toy._one_step(next(batches), 0.0, 1.0).numbers.wait()
         batch = next(batches)
@@ -330,6 +344,24 @@ class TestOnAGpu:
             torch.cuda.set_sync_debug_mode("default")
             batches.close()
         assert all(math.isfinite(number) for number in queued.numbers.wait())
+
+    def test_a_step_is_queued_while_the_device_is_busy(self) -> None:
+        # One layer: only so many kernels can wait at a time.
+        toy = on_gpu(
+            changed(length=1024, forward_rows=4), layout=dataclasses.replace(WIDE, layers=WIDE.layers[:1])
+        )
+        batches = toy._prefetch()
+        for _ in range(3):
+            toy._one_step(next(batches), 0.0, 1.0).numbers.wait()
+        batch, busy = next(batches), torch.cuda.Event()
+        # About two seconds. What waits for the device without asking for a number is seen by this alone.
+        torch.cuda._sleep(4_000_000_000)
+        busy.record()
+        queued = toy._one_step(batch, 0.5, 0.5)
+        assert not busy.query()
+        queued.numbers.wait()
+        assert busy.query()
+        batches.close()
 
     def test_numbers_are_those_of_the_work_queued_before_them(self) -> None:
         values = torch.zeros(3, dtype=torch.float64, device="cuda")
