@@ -26,6 +26,7 @@ trained from the text unless --tokenizer-for names a saved one, and has the prep
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ from studies import (
     on_matrices,
     on_model,
     on_text,
+    on_training,
     parser,
     tabled,
 )
@@ -76,6 +78,7 @@ from bytegolf.running.progress import Display
 from bytegolf.tokens.spec import SentencePiece, TokenizerFile
 from bytegolf.training.budget import Budget
 from bytegolf.training.ranks import Ranks
+from bytegolf.training.schedule import Schedule
 from bytegolf.tree import to_json
 
 
@@ -104,10 +107,16 @@ TOKENS = {
 }
 
 
-def windowed(layer: int, layers: int, mixer: Attention) -> Attention:
+def windowed(layer: int, layers: int, mixer: Attention, early: int = 128) -> Attention:
+    """Windows of `early` tokens in the first half, of 256 in the second, and none in global layers."""
     if layer in GLOBAL_LAYERS:
         return mixer
-    return replace(mixer, window=128 if layer <= layers // 2 else 256)
+    return replace(mixer, window=early if layer <= layers // 2 else 256)
+
+
+def tied_globals(layer: int, layers: int, mixer: Attention) -> Attention:
+    """The same windows, and values that are the keys in global layers, as the entries have them."""
+    return replace(windowed(layer, layers, mixer), tied_values=layer in GLOBAL_LAYERS)
 
 
 def gated(gate: Gate) -> Change:
@@ -141,9 +150,12 @@ def compressions(bits: int) -> dict[str, Case]:
 CASES: dict[str, Case] = {
     "none": Case(lambda recipe: recipe),
     "loop": Case(on_model(loop=LOOP)),
+    "loop-from-start": Case(on_model(loop=replace(LOOP, start=0.0)), "loop"),
     "parcae": Case(on_model(loop=replace(LOOP, injection=Parcae())), "loop"),
     "parcae-truncated": Case(on_model(loop=replace(LOOP, injection=Parcae(truncate=1))), "loop"),
     "windows": Case(on_attention(windowed)),
+    "uniform-windows": Case(on_attention(functools.partial(windowed, early=256)), "windows"),
+    "tied-globals": Case(on_attention(tied_globals), "windows"),
     "tied-values": Case(on_attention(lambda i, n, mixer: replace(mixer, tied_values=True))),
     "one-read": Case(on_layers(lambda i, n, layer: replace(layer, parallel=i >= n - 4))),
     "two-lanes": Case(on_model(lanes=Lanes(start=6))),
@@ -157,6 +169,7 @@ CASES: dict[str, Case] = {
         on_layers(lambda i, n, layer: replace(layer, mlp=XieluMlp(layer.mlp.hidden, learned=True)))
     ),
     "gram": Case(on_matrices(gram_above=2.5)),
+    "rate-floor": Case(on_training(schedule=Schedule(warmdown=1.0, floor=0.1))),
     "plain-pieces": Case(on_tokens("plain-pieces")),
     "caseops": Case(on_tokens("caseops"), "plain-pieces"),
     "caseops-before-space": Case(on_tokens("caseops-before-space"), "plain-pieces"),
