@@ -3,9 +3,9 @@
     python benchmarks/after_training.py RUN [--bits 6] [--out RECORD.json]
 
 RUN is a run folder with its checkpoint. Matrices are rounded to nearest, all with the same bits and one clip
-after another; then the embedding alone is stored in several ways while the rest keeps the best of these
-clips; then rows of 11/8 of the training's length (the challenge's 1,408 for 1,024) are scored as they are
-and with rotary positions rescaled for them. Scores are chunked.
+after another; then the embedding alone is stored in several ways while the rest has 8 bits; then rows of 11/8
+of the training's length (the challenge's 1,408 for 1,024) are scored as they are and with rotary positions
+rescaled for them. Scores are chunked.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from studies import on_attention
+from studies import held_out, on_attention
 
 from bytegolf.artifact.loading import load
 from bytegolf.compression.floats import Float16
 from bytegolf.compression.grid import AbsMax, BestQuantile, Clip, Grid, LeastSquares, Quantile
 from bytegolf.compression.spec import Compression, FixedBits, RoleGrid
 from bytegolf.compression.storage import Storage
-from bytegolf.evaluation.bits import score, token_stream
+from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.roles import Role
 from bytegolf.model.rotary import NtkAware
@@ -54,8 +54,7 @@ class Finished:
     def __init__(self, trained: Trained, ranks: Ranks, display: Display) -> None:
         self.trained, self.ranks, self.display = trained, ranks, display
         self.length = trained.recipe.training.length
-        texts = [document.text for document in trained.prepared.validation_documents()]
-        self.ids, self.starts = token_stream(trained.prepared.tokenizer, texts)
+        self.ids, self.starts = held_out(trained.prepared)
 
     def bits_per_byte(self, model: LanguageModel, length: int) -> float:
         """The model's score in chunks of so many tokens."""

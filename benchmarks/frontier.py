@@ -44,6 +44,7 @@ from studies import (
     Words,
     compared,
     deviation_text,
+    held_out,
     on_attention,
     on_compression,
     on_layers,
@@ -61,7 +62,7 @@ from bytegolf.compression.grid import Grid, StandardDeviations
 from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FixedBits
 from bytegolf.errors import CheckpointError, RecipeError
-from bytegolf.evaluation.bits import score, token_stream
+from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.attention import Attention
 from bytegolf.model.gates import FullGate, Gate, OutGate, SparseGate
@@ -233,8 +234,7 @@ def packed_and_scored(trained: Trained, folder: Path, ranks: Ranks, display: Dis
     display.say(f"packed   {exported.account.total_bytes:,} bytes in {exported.path}")
     loaded = load(exported.path, device=ranks.device)
     trained.model.compute_dtype = loaded.model.compute_dtype
-    texts = [document.text for document in prepared.validation_documents()]
-    ids, starts = token_stream(prepared.tokenizer, texts)
+    ids, starts = held_out(prepared)
     scores = []
     for kind, model in (("float", trained.model), ("artifact", loaded.model)):
         found = score(model, prepared.tokenizer, ids, starts, recipe.evaluation.plans[0])

@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from bytegolf.compression.spec import Compression
+from bytegolf.evaluation.bits import token_stream
 from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
@@ -17,6 +20,7 @@ from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
 from bytegolf.recipes.baseline import RECIPE as BASELINE
 from bytegolf.text.spec import Text
+from bytegolf.tokens.shards import Prepared
 from bytegolf.tokens.spec import TokenizerFile
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
@@ -127,6 +131,11 @@ def small_recipe(name: str, model: Model, compression: Compression, tokens: int)
         compression=compression,
         evaluation=Evaluation(plans=(Chunked(1024),)),
     )
+
+
+def held_out(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """The held-out documents as one stream of ids, and where each begins."""
+    return token_stream(prepared.tokenizer, [document.text for document in prepared.validation_documents()])
 
 
 def float_and_file(result: dict[str, Any]) -> tuple[float, float]:

@@ -5,8 +5,10 @@ python benchmarks/tables.py [--check]
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
+from types import ModuleType
 from typing import Any
 
 import ablations
@@ -118,26 +120,24 @@ def quantization_table() -> str:
 
 def ablations_table() -> str:
     """One row for each technique of the early lineage, what gains most first."""
-    rows = [f"| {' | '.join(ablations.HEADINGS)} |", "|---" * len(ablations.HEADINGS) + "|"]
     found = ablations.collected(RESULTS / "ablations")
-    for row in sorted(found, key=lambda row: row["difference"]):
-        change, loss, difference, *others = ablations.cells(row)
-        linked = f"[{change}](results/ablations/{change}-seed{row['seeds'][0]})"
-        rows.append(f"| {' | '.join((linked, loss, f'**{difference}**', *others))} |")
-    return "\n".join(rows)
+    return differences("ablations", ablations, sorted(found, key=lambda row: row["difference"]))
 
 
 def frontier_table() -> str:
     """One row for each technique that has records."""
-    found = list(frontier.collected(RESULTS / "frontier"))
-    if not found:
-        return "No records yet."
-    rows = [f"| {' | '.join(frontier.HEADINGS)} |", "|---" * len(frontier.HEADINGS) + "|"]
+    return differences("frontier", frontier, frontier.collected(RESULTS / "frontier"))
+
+
+def differences(folder: str, study: ModuleType, found: Iterable[dict[str, Any]]) -> str:
+    """A study's changes with links to their records, and in the third column what each does to the score."""
+    rows = []
     for row in found:
-        change, control, difference, *others = frontier.cells(row)
-        linked = f"[{change}](results/frontier/{change}-seed{row['seeds'][0]})"
-        rows.append(f"| {' | '.join((linked, control, f'**{difference}**', *others))} |")
-    return "\n".join(rows)
+        change, second, difference, *others = study.cells(row)
+        linked = f"[{change}](results/{folder}/{change}-seed{row['seeds'][0]})"
+        rows.append(f"| {' | '.join((linked, second, f'**{difference}**', *others))} |")
+    headings = [f"| {' | '.join(study.HEADINGS)} |", "|---" * len(study.HEADINGS) + "|"]
+    return "\n".join(headings + rows) if rows else "No records yet."
 
 
 def _score(run: dict[str, Any], model: str, plan: str) -> float:

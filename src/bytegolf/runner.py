@@ -168,14 +168,14 @@ def build_trainer(
     seen = SeenGrids(
         model, recipe.compression, lambda: _same_plan(model, recipe, prepared, ranks), seed=spec.seed
     )
-    joined = None if spec.longer_rows is None else JoinedRows(spec.longer_rows, spec.rows // ranks.world)
+    joined = JoinedRows(spec.longer_rows, spec.rows // ranks.world)
     trainer = Trainer(
         model=model,
         batches=batches,
         spec=spec,
         optimizers=OptimizerGroup(model, spec.optimizers, ranks, precision=model.compute_dtype),
         ranks=ranks,
-        stages=Stages([*begin_unlooped(model), *([] if joined is None else [joined]), *seen.stages]),
+        stages=Stages([*begin_unlooped(model), *joined.stages, *seen.stages]),
         average=None if spec.average is None else spec.average.build(model),
         record=Record(folder / "metrics.jsonl" if ranks.leads else None),
         checkpoints=Checkpoints(folder / "checkpoint"),

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy_training import NETWORK, changed, finished, outcome, same_bits, trainer
+from toy_training import NETWORK, broken_off, changed, finished, losses_of, outcome, same_bits, trainer
 
 from bytegolf.errors import RecipeError
 from bytegolf.training.budget import Budget
 from bytegolf.training.longer_rows import JoinedRows, LongerRows
-from bytegolf.training.loop import Progress, Trainer
+from bytegolf.training.loop import Trainer
 
 #: No layer looks back less far than a row.
 LAYOUT = dataclasses.replace(NETWORK, layers=NETWORK.layers[::2])
@@ -19,17 +19,10 @@ LAYOUT = dataclasses.replace(NETWORK, layers=NETWORK.layers[::2])
 
 def toy(longer: LongerRows | None, folder: Path | None = None, **values: Any) -> Trainer:
     spec = changed(**{"budget": Budget(steps=8), "longer_rows": longer, **values})
-    joined = None if longer is None else JoinedRows(longer, spec.rows)
-    run = trainer(spec, folder, stages=lambda model: [] if joined is None else [joined], layout=LAYOUT)
+    joined = JoinedRows(longer, spec.rows)
+    run = trainer(spec, folder, stages=lambda model: joined.stages, layout=LAYOUT)
     run.joined_rows = joined
     return run
-
-
-def losses_of(run: Trainer) -> list[float]:
-    losses: list[float] = []
-    run.watch = lambda progress: losses.append(progress.loss)
-    finished(run)
-    return losses
 
 
 def test_joined_from_the_start_they_are_longer_rows() -> None:
@@ -52,7 +45,7 @@ def test_a_pass_takes_as_many_tokens_as_before() -> None:
     joined = JoinedRows(LongerRows(times=2), 4)
     rows_BT = torch.arange(24).view(4, 6)
     assert torch.equal(joined.joined(rows_BT), rows_BT)
-    with joined.all_joined():
+    with joined.joining(2):
         assert torch.equal(joined.joined(rows_BT), torch.arange(24).view(2, 12))
     assert joined.times == 1
     joined.enter()
@@ -62,19 +55,12 @@ def test_a_pass_takes_as_many_tokens_as_before() -> None:
 @pytest.mark.parametrize("stop", [3, 4, 5])
 def test_a_resumed_run_has_the_rows_that_it_was_left_with(tmp_path: Path, stop: int) -> None:
     unbroken = finished(toy(LongerRows(start=0.5)))
-    broken = toy(LongerRows(start=0.5), tmp_path)
-
-    def watch(progress: Progress) -> None:
-        if progress.step == stop:
-            broken._save()
-            raise ConnectionError
-
-    broken.watch = watch
-    with pytest.raises(ConnectionError):
-        finished(broken)
+    broken_off(toy(LongerRows(start=0.5), tmp_path), stop)
     resumed = toy(LongerRows(start=0.5), tmp_path)
     assert resumed.checkpoints is not None
     resumed.load_state_dict(resumed.checkpoints.load())
+    assert resumed.joined_rows.times == (2 if stop > 4 else 1)
+    resumed.warm_up()
     assert same_bits(outcome(finished(resumed)), outcome(unbroken))
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from toy_training import NETWORK, changed, finished, network, outcome, same_bits, trainer
+from toy_training import (
+    NETWORK,
+    broken_off,
+    changed,
+    finished,
+    losses_of,
+    network,
+    outcome,
+    same_bits,
+    trainer,
+)
 
 from bytegolf.model.attention import Attention
 from bytegolf.model.injection import Parcae
@@ -17,7 +27,7 @@ from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.training.budget import Budget
-from bytegolf.training.loop import Progress, QueuedStep, Trainer
+from bytegolf.training.loop import QueuedStep, Trainer
 from bytegolf.training.looping import begin_unlooped
 from bytegolf.training.ranks import Ranks
 
@@ -34,13 +44,6 @@ def toy(
     return trainer(
         changed(budget=Budget(steps=steps)), folder, stages=begin_unlooped, layout=layout, dtype=dtype
     )
-
-
-def losses_of(run: Trainer) -> list[float]:
-    losses: list[float] = []
-    run.watch = lambda progress: losses.append(progress.loss)
-    finished(run)
-    return losses
 
 
 def test_up_to_its_share_a_loop_is_the_network_without_one() -> None:
@@ -70,16 +73,7 @@ def test_a_loop_from_the_start_trains_without_its_extra_passes() -> None:
 @pytest.mark.parametrize("stop", [3, 4, 5])
 def test_a_resumed_run_has_the_order_of_layers_that_it_was_left_in(tmp_path: Path, stop: int) -> None:
     unbroken = finished(toy(with_loop(LOOP)))
-    broken = toy(with_loop(LOOP), tmp_path)
-
-    def watch(progress: Progress) -> None:
-        if progress.step == stop:
-            broken._save()
-            raise ConnectionError
-
-    broken.watch = watch
-    with pytest.raises(ConnectionError):
-        finished(broken)
+    broken_off(toy(with_loop(LOOP), tmp_path), stop)
     resumed = toy(with_loop(LOOP), tmp_path)
     assert resumed.checkpoints is not None
     resumed.load_state_dict(resumed.checkpoints.load())

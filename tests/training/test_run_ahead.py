@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import launch
 from test_stages import Rounding
-from toy_training import NETWORK, Clock, changed, finished, outcome, same_bits, trainer
+from toy_training import NETWORK, Clock, changed, finished, losses_of, outcome, same_bits, trainer
 
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.spec import Compression, FixedBits, Noise
@@ -304,10 +304,7 @@ def on_gpu(spec: Training, ranks: Ranks | None = None, layout: Model = WIDE) -> 
 def losses_on_gpu(*, ahead: bool, ranks: Ranks | None = None) -> list[float]:
     toy = on_gpu(changed(budget=Budget(steps=20), validate_at=(0.5,)), ranks)
     toy.ahead = ahead
-    losses: list[float] = []
-    toy.watch = lambda progress: losses.append(progress.loss)
-    finished(toy)
-    return losses
+    return losses_of(toy)
 
 
 class TestOnAGpu:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_training import Clock, changed, finished, outcome, same_bits, trainer
+from toy_training import Clock, broken_off, changed, finished, losses_of, outcome, same_bits, trainer
 
 from bytegolf.model.spec import LanguageModel
 from bytegolf.training.averaging import Average
@@ -85,15 +85,10 @@ def test_no_step_follows_a_stage_that_took_the_rest_of_the_budget(validate_at: t
 
 def test_a_stage_begins_once_before_the_first_step_at_its_share(tmp_path: Path) -> None:
     toy, (stage,) = staged(tmp_path)
-    losses: list[float] = []
-    toy.watch = lambda progress: losses.append(progress.loss)
-    finished(toy)
+    losses = losses_of(toy)
     # Steps 5 to 8 of 8 start at shares 0.5 to 0.875.
     assert stage.calls == ["enter", *["after"] * 4]
-    plain = trainer(changed(budget=Budget(steps=8)))
-    plain_losses: list[float] = []
-    plain.watch = lambda progress: plain_losses.append(progress.loss)
-    finished(plain)
+    plain_losses = losses_of(trainer(changed(budget=Budget(steps=8))))
     assert losses[:4] == plain_losses[:4]
     assert losses[4] != plain_losses[4]
     text = (tmp_path / "metrics.jsonl").read_text()
@@ -123,14 +118,7 @@ def test_a_resumed_run_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> No
 
     broken, _ = staged(tmp_path, shares)
 
-    def watch(progress: Progress) -> None:
-        if progress.step == stop:
-            broken._save()
-            raise ConnectionError
-
-    broken.watch = watch
-    with pytest.raises(ConnectionError):
-        finished(broken)
+    broken_off(broken, stop)
 
     resumed, again = staged(tmp_path, shares)
     assert resumed.checkpoints is not None

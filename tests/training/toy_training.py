@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from bytegolf.model.attention import Attention
@@ -20,7 +21,7 @@ from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget, Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
 from bytegolf.training.groups import Adam, OptimizerGroup, Optimizers
-from bytegolf.training.loop import Trainer
+from bytegolf.training.loop import Progress, Trainer
 from bytegolf.training.muon import Muon
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.record import Record
@@ -138,6 +139,27 @@ def finished(toy: Trainer) -> Trainer:
     finally:
         toy.record.close()
     return toy
+
+
+def losses_of(toy: Trainer) -> list[float]:
+    """The loss of each step, in nats per token, of a training from beginning to end."""
+    losses: list[float] = []
+    toy.watch = lambda progress: losses.append(progress.loss)
+    finished(toy)
+    return losses
+
+
+def broken_off(toy: Trainer, stop: int) -> None:
+    """Runs it up to step `stop`, saves, and falls over."""
+
+    def watch(progress: Progress) -> None:
+        if progress.step == stop:
+            toy._save()
+            raise ConnectionError
+
+    toy.watch = watch
+    with pytest.raises(ConnectionError):
+        finished(toy)
 
 
 def weights(toy: Trainer) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from bytegolf.recipe import Recipe
 from bytegolf.serving.sampling import sampled_batches
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.shards import Prepared
+from bytegolf.training.spec import Training
 
 
 def calibration_batches(
@@ -26,7 +27,7 @@ def calibration_batches(
             model,
             prepared.tokenizer,
             batches=spec.batches,
-            rows=max(1, spec.rows * training.length // training.context),
+            rows=_long_rows(training, spec.rows),
             length=training.context,
             seed=training.seed,
         )
@@ -39,8 +40,7 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(ids, targets, starts) of training text, the same for every run of a recipe, on the model's device."""
     spec = recipe.training
-    # The scores will be those of the longest rows; the tokens stay as many.
-    rows = max(1, rows * spec.length // spec.context)
+    rows = _long_rows(spec, rows)
     packed = PackedBatches(
         prepared.training, prepared.tokenizer, rows=rows, length=spec.context, seed=spec.seed
     )
@@ -48,3 +48,8 @@ def training_batches(
         batch = packed.batch(step)
         # Borders of documents are looked for on the CPU (see `Stream.of`).
         yield batch.ids_BT.to(model.device), batch.targets_BT.to(model.device), batch.starts_BT
+
+
+def _long_rows(training: Training, rows: int) -> int:
+    """How many of the longest rows, which are what will be scored, hold about the tokens of so many rows."""
+    return max(1, rows * training.length // training.context)

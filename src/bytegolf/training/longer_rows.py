@@ -6,11 +6,11 @@ Shapes: B rows, T tokens, J rows that are joined, B' = B / J, T' = J·T.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
+from bytegolf.training.stages import Switch
 
 
 @dataclass(frozen=True)
@@ -31,46 +31,39 @@ class LongerRows:
             raise RecipeError(f"longer_rows.times={self.times}; give 2 or more rows to join, or none")
 
 
-class JoinedRows:
-    """A training stage: before it rows are as they come, from then on joined."""
+class JoinedRows(Switch):
+    """How many rows are read as one: each alone, until the training stage that joins them begins."""
 
     name = "longer rows"
 
-    def __init__(self, spec: LongerRows, rows: int) -> None:
+    def __init__(self, spec: LongerRows | None = None, rows: int = 0) -> None:
         """`rows`: of a rank's batch. Raises `RecipeError` if they cannot be joined without a rest."""
-        if rows % spec.times:
+        self.at, self.most = (0.0, 1) if spec is None else (spec.start, spec.times)
+        if rows % self.most:
             raise RecipeError(
-                f"{rows} rows a process cannot be joined {spec.times} at a time; choose training.rows so "
+                f"{rows} rows a process cannot be joined {self.most} at a time; choose training.rows so "
                 "that each process gets a multiple of longer_rows.times"
             )
-        self.at, self.spec = spec.start, spec
         #: How many rows are read as one now.
         self.times = 1
+
+    @property
+    def stages(self) -> list["JoinedRows"]:
+        """The stage that joins rows, if they are ever joined."""
+        return [self] if self.most > 1 else []
 
     def joined(self, rows_BT: Tensor) -> Tensor:
         """The same tokens in fewer, longer rows: (B, T) -> (B', T')."""
         return rows_BT.view(rows_BT.shape[0] // self.times, -1)
 
     @contextmanager
-    def all_joined(self) -> Iterator[None]:
-        """Rows are joined for as long as this lasts."""
-        before, self.times = self.times, self.spec.times
+    def joining(self, times: int) -> Iterator[None]:
+        """So many rows are read as one for as long as this lasts."""
+        before, self.times = self.times, times
         try:
             yield
         finally:
             self.times = before
 
-    def prepare(self) -> None:
-        """Nothing: `Trainer.warm_up` runs rows of both lengths."""
-
     def enter(self) -> None:
-        self.times = self.spec.times
-
-    def after_update(self) -> None:
-        """Nothing: rows stay joined."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.enter()
+        self.times = self.most

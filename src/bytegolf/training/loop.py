@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class Trainer:
     first_loss: float = math.nan
     high_steps: int = 0
     ahead: bool = False
-    joined_rows: JoinedRows | None = None
+    joined_rows: JoinedRows = field(default_factory=JoinedRows)
 
     def run(self) -> None:
         """Trains until the budget is used. Raises `DivergedError`, `BudgetError` or `Interrupted`."""
@@ -216,11 +216,12 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for first in range(0, batch.ids_BT.shape[0], self.spec.forward_rows):
             rows = slice(first, first + self.spec.forward_rows)
-            parts = [part[rows] for part in (batch.ids_BT, batch.targets_BT, batch.starts_BT)]
-            if self.joined_rows is not None:
-                parts = [self.joined_rows.joined(part) for part in parts]
-            ids, targets = (part.to(self.ranks.device, non_blocking=True) for part in parts[:2])
-            nats, objective = self._objective(ids, targets, parts[2])
+            ids, targets = (
+                self.joined_rows.joined(part[rows]).to(self.ranks.device, non_blocking=True)
+                for part in (batch.ids_BT, batch.targets_BT)
+            )
+            starts = self.joined_rows.joined(batch.starts_BT[rows])
+            nats, objective = self._objective(ids, targets, starts)
             (objective / self.spec.tokens_per_step).backward()
             total += nats.detach()
         return total
@@ -246,11 +247,9 @@ class Trainer:
         first = Batch(batch.ids_BT[rows], batch.targets_BT[rows], batch.starts_BT[rows], bytes=0)
         stack, loop = self.model.stack, self.model.spec.loop
         for passes in sorted({stack.passes if loop is None else loop.passes, stack.passes}):
-            with stack.running(passes):
-                self._accumulate_gradients(first)
-                if self.joined_rows is not None:
-                    with self.joined_rows.all_joined():
-                        self._accumulate_gradients(first)
+            for times in sorted({self.joined_rows.times, self.joined_rows.most}):
+                with stack.running(passes), self.joined_rows.joining(times):
+                    self._accumulate_gradients(first)
         # GPUs connect at their first exchange, for seconds that the first step would be charged with.
         beside = torch.zeros(1, dtype=torch.float64, device=self.ranks.device)
         self.optimizers.reduce_gradients(beside, self.spec.clip)

@@ -1,12 +1,11 @@
 """The share of a budget from which layers loop."""
 
-from typing import Any
-
 from bytegolf.model.loop import Loop
 from bytegolf.model.spec import LanguageModel
+from bytegolf.training.stages import Switch
 
 
-class LoopStart:
+class LoopStart(Switch):
     """A training stage: up to its share of the budget every layer runs once, from then on the loop runs.
 
     A checkpoint holds that it has begun, and nothing else: the order of layers follows from the recipe.
@@ -18,20 +17,8 @@ class LoopStart:
         self.at = loop.start
         self._stack, self._loop = model.stack, loop
 
-    def prepare(self) -> None:
-        """Nothing: `Trainer.warm_up` runs every order of layers that is to come."""
-
     def enter(self) -> None:
         self._stack.run_passes(self._loop.passes)
-
-    def after_update(self) -> None:
-        """Nothing: the order stays."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.enter()
 
 
 def begin_unlooped(model: LanguageModel) -> list[LoopStart]:

@@ -31,6 +31,28 @@ class Stage(Protocol):
         """Begins the stage from a checkpoint, after the weights were loaded."""
 
 
+class Switch:
+    """A stage that turns something over for good: nothing to look after, and that it has begun says all.
+
+    `Trainer.warm_up` runs what is to come after it, so there is nothing to prepare either.
+    """
+
+    def prepare(self) -> None:
+        pass
+
+    def enter(self) -> None:
+        raise NotImplementedError
+
+    def after_update(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.enter()
+
+
 class Stages:
     """The stages of a run in order of their progress, and which have begun."""
 

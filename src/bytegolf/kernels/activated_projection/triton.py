@@ -120,7 +120,7 @@ def project_and_activate(
     (tokens, width), channels = x_ND.shape, weight_MD.shape[0]
     activated_NM = x_ND.new_empty((tokens, channels))
     form = _form(coefficients_4, square_below)
-    hidden_NM = x_ND.new_empty(0) if form == 0 else torch.empty_like(activated_NM)
+    hidden_NM = x_ND.new_empty(0) if form == _SQUARE.value else torch.empty_like(activated_NM)
     left_ND, right_MD, described = operands(x_ND, weight_MD, tiles)
     _projection_kernel[(triton.cdiv(tokens, tiles.rows) * triton.cdiv(channels, tiles.columns),)](
         left_ND,
@@ -141,8 +141,8 @@ def project_and_activate(
 
 def _form(coefficients_4: Tensor | None, square_below: float) -> int:
     if coefficients_4 is not None:
-        return 2
-    return 0 if square_below == 0.0 else 1
+        return _QUADRATIC.value
+    return _SQUARE.value if square_below == 0.0 else _LEAKY_SQUARE.value
 
 
 @torch.library.custom_op("bytegolf::activated_projection", mutates_args=())
@@ -157,7 +157,7 @@ def _(
     x_ND: Tensor, weight_MD: Tensor, coefficients_4: Tensor | None, square_below: float
 ) -> tuple[Tensor, Tensor]:
     shape = (x_ND.shape[0], weight_MD.shape[0])
-    square = _form(coefficients_4, square_below) == 0
+    square = _form(coefficients_4, square_below) == _SQUARE.value
     return x_ND.new_empty(shape), x_ND.new_empty(0 if square else shape)
 
 
@@ -199,7 +199,7 @@ def _(
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x_ND, weight_MD, coefficients_4, ctx.square_below = inputs
-    square = _form(coefficients_4, ctx.square_below) == 0
+    square = _form(coefficients_4, ctx.square_below) == _SQUARE.value
     ctx.save_for_backward(x_ND, weight_MD, coefficients_4, output[0] if square else output[1])
     # Otherwise x Wᵀ, which nothing else reads, would get a gradient of as many zeros.
     ctx.set_materialize_grads(False)

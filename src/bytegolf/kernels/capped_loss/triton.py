@@ -275,7 +275,9 @@ def _bound(cap: float | None) -> float:
 
 
 def _form(cap: float | None, form: str) -> int:
-    return 0 if cap is None else 1 if form == "tanh" else 2
+    if cap is None:
+        return _NO_CAP.value
+    return _TANH.value if form == "tanh" else _POLYNOMIAL.value
 
 
 @torch.library.custom_op("bytegolf::capped_loss", mutates_args=())
