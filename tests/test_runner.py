@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import bytegolf
 from bytegolf.artifact.container import read_artifact
@@ -189,6 +188,12 @@ def test_what_is_no_run_folder_is_said_so(tmp_path: Path) -> None:
         saved_recipe(tmp_path)
 
 
+def trained_steps(folder: Path) -> list[list[float]]:
+    """Loss and gradient norm of every training step."""
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [[event["loss"], event["gradient_norm"]] for event in events if event["event"] == "train"]
+
+
 def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> None:
     recipe = toy(text, steps=3)
     # Sums of two processes differ in their last bits, which few grids far apart do not show.
@@ -203,9 +208,16 @@ def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> Non
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["training"]["steps"] == 3
     run(recipe, tmp_path / "alone", device="cpu")
-    ends = [Checkpoints(tmp_path / name / "checkpoint").load()["model"] for name in ("run", "alone")]
+    runs = [tmp_path / "run", tmp_path / "alone"]
+    told = [trained_steps(folder) for folder in runs]
+    for here, there in zip(*told, strict=True):
+        assert here == pytest.approx(there, rel=1e-5)
+    # By each tensor's norm, not each element: where a gradient nearly cancels, Adam divides one
+    # rounding by another, and which elements those are depends on the processor. Half the rows, as
+    # if the ranks did not add up, moves the tensors by a hundredth to the whole of their norms.
+    ends = [Checkpoints(folder / "checkpoint").load()["model"] for folder in runs]
     for name, value in ends[0].items():
-        torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-4)
+        assert (value - ends[1][name]).norm() <= 1e-3 * ends[1][name].norm(), name
 
 
 def test_sigterm_saves_and_resume_goes_on(text: Path, tmp_path: Path) -> None:
