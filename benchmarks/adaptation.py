@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, Phases, ScoreFirstSgd
+from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, MatchModel, Phases, ScoreFirstSgd
 from bytegolf.evaluation.bits import score_session, token_stream
 from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.passes import Watch, fitted
@@ -67,6 +67,7 @@ def ways(
     stride: int,
     loras: Sequence[DocumentLora],
     sgds: Sequence[ScoreFirstSgd],
+    match_models: Sequence[MatchModel] = (),
 ) -> Iterator[Way]:
     """Sliding windows first, which the others are held against."""
     yield Way(Sliding(length, stride))
@@ -80,7 +81,7 @@ def ways(
             yield Way(plan)
         seen.add(plan.name)
         yield Way(Chunked(length), spec)
-    for spec in sgds:
+    for spec in [*sgds, *match_models]:
         yield Way(Sliding(length, stride), spec)
 
 
@@ -192,6 +193,8 @@ def table(found: dict[str, Any]) -> Table:
 
 def described(spec: dict[str, Any]) -> str:
     """An adaptation's class, and what of its settings is not the default."""
+    if spec["type"] == "MatchModel":
+        return "MatchModel" if spec["learner"] is None else f"MatchModel, {described(spec['learner'])}"
     default = to_json({kind.__name__: kind for kind in (DocumentLora, ScoreFirstSgd)}[spec["type"]]())
     other = {name: value for name, value in spec.items() if value != default[name]}
     for name, value in other.items():
@@ -234,7 +237,8 @@ def main(words: Sequence[str] | None = None) -> None:
     also = [from_json(Adaptation, json.loads(data)) for data in options.also]
     loras += [spec for spec in also if isinstance(spec, DocumentLora)]
     sgds += [spec for spec in also if isinstance(spec, ScoreFirstSgd)]
-    tried = list(ways(length, options.stride, loras, sgds))
+    match_models = [spec for spec in also if isinstance(spec, MatchModel)]
+    tried = list(ways(length, options.stride, loras, sgds, match_models))
     display = Display(Console(stderr=True))
     with display.line():
         found = record(artifact, [document.text for document in documents], tried, display)

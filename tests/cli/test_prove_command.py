@@ -13,7 +13,7 @@ from bytegolf.artifact.container import read_artifact, write_artifact
 from bytegolf.cli import main
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.spec import Compression, FixedBits
-from bytegolf.evaluation.adaptation import DocumentLora, ScoreFirstSgd
+from bytegolf.evaluation.adaptation import DocumentLora, MatchModel, ScoreFirstSgd
 from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
@@ -182,6 +182,30 @@ def test_adapters_on_documents_are_scored_and_proved_but_not_packed(
     assert "pack without --adapt" in sentence(certificate, "round trip")
     assert main(["pack", str(text), "-m", str(path), "--adapt", "--device", "cpu"]) == 2
     assert "DocumentLora learns in each document" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("learner", [None, ScoreFirstSgd(chunk=200, length=32, rows=4, epochs=1)])
+def test_a_match_model_is_scored_proved_and_packed(
+    copied: Path, learner: ScoreFirstSgd | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = copied / "artifact.bg", copied / "held_out.txt"
+    contents = read_artifact(path)
+    contents.recipe["evaluation"]["adaptation"] = to_json(MatchModel(learner))
+    write_artifact(path, contents)
+    text.write_text("Some words that come again. " * 40)
+    words = ["evaluate", str(path), "--text", str(text), "--device", "cpu", "--json"]
+    scores = []
+    for more in ([], ["--adapt"]):
+        assert main([*words, *more, "--plans", '{"type": "Chunked", "length": 32}']) == 0
+        scores.append(json.loads(capsys.readouterr().out)[0]["bits_per_byte"])
+    assert scores[1] < 0.5 * scores[0]
+    certificate = prove(copied, "--text", str(text), "--adapt", "--round-trip")[1]
+    assert certificate["score"]["bits_per_byte"] == pytest.approx(scores[1])
+    passing = {"causality", "normalization", "each byte once", "order", "round trip"}
+    assert {
+        name: outcome for name, outcome in outcomes(certificate).items() if name in passing
+    } == dict.fromkeys(passing, "pass")
+    assert ("bit for bit" in sentence(certificate, "order")) == (learner is None)
 
 
 def test_another_seed_tries_other_places(copied: Path) -> None:

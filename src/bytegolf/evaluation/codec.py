@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import PackedError
-from bytegolf.evaluation.adaptation import Adaptation, DocumentLora
+from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, MatchModel
+from bytegolf.evaluation.adaptation.matches import Matcher
 from bytegolf.evaluation.adaptation.sgd import ChunkLearning
 from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
@@ -172,8 +173,11 @@ def parallel_ledger(
     session, base_B = _session(tokenizer, layout, ids)
     with fitted(model, layout.length):
         learning = _learning(model, session, base_B, layout, adaptation)
+        match_model = _match_model(layout, adaptation)
         learning.score(
-            ((window.scored, _in_streams(window, base_B, layout)) for window in _windows(layout)), watch=watch
+            ((window.scored, _in_streams(window, base_B, layout)) for window in _windows(layout)),
+            watch=watch,
+            tilt=None if match_model is None else match_model.tilt(session),
         )
     return session.close()
 
@@ -197,12 +201,18 @@ def _learning(
     """The model of a session, which on the adaptive track changes between windows."""
     if not layout.adaptive:
         adaptation = None
+    if isinstance(adaptation, MatchModel):
+        adaptation = adaptation.learner
     if isinstance(adaptation, DocumentLora):
         raise PackedError(
             "DocumentLora learns in each document by itself, but a packed text is streams of one length; "
             "pack without --adapt"
         )
     return ChunkLearning(adaptation, model, session, base_B, layout.steps)
+
+
+def _match_model(layout: Layout, adaptation: Adaptation | None) -> MatchModel | None:
+    return adaptation if layout.adaptive and isinstance(adaptation, MatchModel) else None
 
 
 class _Run:
@@ -219,6 +229,8 @@ class _Run:
         self.session, self._base_B = _session(tokenizer, layout, ids)
         self._known = ids is not None
         self._learning = _learning(model, self.session, self._base_B, layout, adaptation)
+        self._match_model = _match_model(layout, adaptation)
+        self._matcher = Matcher(layout.streams)
         self._layout = layout
         self._windows = _windows(layout)
         self._window = Window(0, 0, 0)
@@ -243,6 +255,8 @@ class _Run:
         active = self._layout.active(step)
         index_B = self._base_B[:active] + step
         logs_BV = self._distribution(step)[:active]
+        if self._match_model is not None:
+            logs_BV = self._match_model.tilted(logs_BV, self._matcher.read(*self.session.inputs(index_B)))
         known_B = self.session.wanted(index_B) if self._known else None
         ids_B = coder.code(frequencies(logs_BV), known_B)
         chosen = torch.from_numpy(ids_B).to(logs_BV.device)

@@ -41,6 +41,17 @@ class Learning(Protocol):
         ...
 
 
+class Tilt(Protocol):
+    """What changes a model's distributions before they count; see `bytegolf.evaluation.adaptation`."""
+
+    def nats(self, model: LanguageModel, h_MD: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
+        """−ln p (M,) of the targets `index_M`, whose ids are `targets_M`, from hidden states before them.
+
+        Where the index is −1 any number will do.
+        """
+        ...
+
+
 def silent(done: int, total: int) -> None:
     """Watches nothing."""
 
@@ -62,17 +73,19 @@ def score_windows(
     windows: Iterator[Window],
     tokens_per_pass: int | None = None,
     watch: Watch = silent,
+    tilt: Tilt | None = None,
 ) -> None:
     """Scores these windows into the session. The output head works only where a target counts.
 
-    The next pass is asked for before the scores of one are fetched, so that a GPU does not wait in between.
+    With `tilt` the scores are those of the distributions that it changed. The next pass is asked for before
+    the scores of one are fetched, so that a GPU does not wait in between.
     """
     if tokens_per_pass is None:
         tokens_per_pass = _TOKENS_PER_PASS.get(model.device.type, 4_096)
     done = session.scored
     asked: _Pass | None = None
     for batch in _batches(windows, tokens_per_pass):
-        following = _ask(model, session, batch)
+        following = _ask(model, session, batch, tilt)
         if asked is not None:
             done += asked.record(session)
             watch(done, session.targets)
@@ -111,7 +124,7 @@ class _Pass:
         return len(self._index_M)
 
 
-def _ask(model: LanguageModel, session: Session, batch: list[Window]) -> _Pass:
+def _ask(model: LanguageModel, session: Session, batch: list[Window], tilt: Tilt | None) -> _Pass:
     length = max(window.stop - window.start for window in batch)
     spans_W3 = np.array([(window.start, window.scored, window.stop) for window in batch])
     index_WL = spans_W3[:, :1] + np.arange(length)
@@ -123,7 +136,11 @@ def _ask(model: LanguageModel, session: Session, batch: list[Window]) -> _Pass:
     inputs, targets, places = (
         on_device(part, model.device) for part in (ids_WL, session.wanted(index_M), places_M)
     )
-    return _Pass(index_M, model.losses_at(inputs, targets, on_host(is_start_WL, model.device), places))
+    is_start = on_host(is_start_WL, model.device)
+    if tilt is None:
+        return _Pass(index_M, model.losses_at(inputs, targets, is_start, places))
+    h_MD = model.hidden_at(inputs, is_start, places)
+    return _Pass(index_M, tilt.nats(model, h_MD, index_M, targets))
 
 
 def _batches(windows: Iterator[Window], tokens_per_pass: int) -> Iterator[list[Window]]:

@@ -214,8 +214,12 @@ class LanguageModel(Component):
 
         places_M: int64, b · T + t of the place whose target is meant. The rest as for `losses`.
         """
+        return self.nats(self.hidden_at(ids_BT, starts_BT, places_M), targets_M)
+
+    def hidden_at(self, ids_BT: Tensor, starts_BT: Tensor, places_M: Tensor) -> Tensor:
+        """`hidden` at M places only, (M, D); see `losses_at`."""
         h_BTD = self.hidden(ids_BT, Stream.of(starts_BT, device=ids_BT.device))
-        return self.nats(h_BTD.flatten(0, 1).index_select(0, places_M), targets_M)
+        return h_BTD.flatten(0, 1).index_select(0, places_M)
 
     def nats(self, h_ND: Tensor, targets_N: Tensor) -> Tensor:
         """−log p(target) from hidden states, (N,)."""

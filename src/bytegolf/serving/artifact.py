@@ -40,8 +40,8 @@ class Artifact:
         """The recipe's adaptation. Raises `RecipeError` if it has none."""
         if self.adaptation is None:
             raise RecipeError(
-                "the artifact's recipe names no adaptation; train with --evaluation.adaptation ScoreFirstSgd "
-                "or DocumentLora"
+                "the artifact's recipe names no adaptation; train with --evaluation.adaptation MatchModel, "
+                "DocumentLora or ScoreFirstSgd"
             )
         return self.adaptation
 

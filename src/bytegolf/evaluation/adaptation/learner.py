@@ -16,7 +16,7 @@ from bytegolf.evaluation.adaptation.documents import Document
 from bytegolf.evaluation.adaptation.low_rank import RowLowRank
 from bytegolf.evaluation.adaptation.row_adamw import RowAdamW
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, on_device, on_host
+from bytegolf.evaluation.passes import Tilt, Watch, on_device, on_host
 from bytegolf.evaluation.windows import Window
 from bytegolf.model.spec import LanguageModel
 from bytegolf.model.stream import Memory, Stream
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 class LoraLearner:
     """Scores documents with a model in whose slots `adapters` are; see `DocumentLora`."""
 
-    def __init__(self, spec: "DocumentLora", model: LanguageModel, adapters: Sequence[RowLowRank]) -> None:
-        self._spec, self._model, self._adapters = spec, model, adapters
+    def __init__(
+        self, spec: "DocumentLora", model: LanguageModel, adapters: Sequence[RowLowRank], tilt: Tilt | None
+    ) -> None:
+        self._spec, self._model, self._adapters, self._tilt = spec, model, adapters, tilt
         self._finished: list[list[Tensor]] = []
 
     def score(self, session: Session, documents: Sequence[Document], watch: Watch) -> None:
@@ -58,9 +60,10 @@ class LoraLearner:
                 if step:
                     leaves = self._use(optimizer, len(windows))
                 with torch.set_grad_enabled(learning > 0):
-                    nats_M = chunk.nats(self._model, None if kept is None else kept.memory(step))
+                    h_MD = chunk.hidden(self._model, None if kept is None else kept.memory(step))
+                    nats_M = self._model.nats(h_MD, chunk.wanted_M)
                 if not step:
-                    chunk.record(session, nats_M)
+                    chunk.record(session, self._scores(chunk, h_MD, nats_M))
                     # Their part in the pass that was scored is learned from, if the session lets it be.
                     for window in windows[:learning]:
                         session.release(window.scored, window.stop)
@@ -79,6 +82,12 @@ class LoraLearner:
             own, joined = joined[: adapter.factors], joined[adapter.factors :]
             adapter.start_from(own)
 
+    def _scores(self, chunk: "_Chunk", h_MD: Tensor, nats_M: Tensor) -> Tensor:
+        """−ln p (M,) as it counts; `nats_M` is what the adapters learn from."""
+        if self._tilt is None:
+            return nats_M
+        return self._tilt.nats(self._model, h_MD, chunk.index_M, chunk.wanted_M)
+
     def _use(self, optimizer: RowAdamW, rows: int) -> list[Tensor]:
         """Lets the adapters act with the factors of the first `rows` rows, which are returned."""
         leaves = waiting = optimizer.leaves(rows)
@@ -90,15 +99,14 @@ class LoraLearner:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One window of each document, on the device. index_N: the N targets that count, counts_BC where."""
+    """One window of each document, on the device. index_M: each place's target, −1 if it does not count."""
 
     ids_BL: Tensor
     is_start_BL: Tensor
     wanted_M: Tensor
     places_M: Tensor
     weights_M: Tensor
-    index_N: np.ndarray
-    counts_BC: np.ndarray
+    index_M: np.ndarray
 
     @staticmethod
     def of(
@@ -128,18 +136,19 @@ class _Chunk:
             for part in (ids_BL, wanted_BC.reshape(-1), flat_BC.reshape(-1), weights_BC.reshape(-1))
         )
         starts = on_host(is_start_BL, device)
-        return _Chunk(ids, starts, wanted, places, weights, index_BC[counts_BC], counts_BC)
+        index_M = np.where(counts_BC, index_BC, -1).reshape(-1)
+        return _Chunk(ids, starts, wanted, places, weights, index_M)
 
     @property
     def count(self) -> int:
-        return len(self.index_N)
+        return int((self.index_M >= 0).sum())
 
-    def nats(self, model: LanguageModel, memory: Memory | None) -> Tensor:
-        """−ln p (M,) of every target; with `memory`, what is read continues it."""
+    def hidden(self, model: LanguageModel, memory: Memory | None) -> Tensor:
+        """The hidden states (M, D) before every target; with `memory`, what is read continues it."""
         if memory is None:
-            return model.losses_at(self.ids_BL, self.wanted_M, self.is_start_BL, self.places_M)
+            return model.hidden_at(self.ids_BL, self.is_start_BL, self.places_M)
         h_BLD = model.hidden(self.ids_BL, Stream.of(self.is_start_BL, memory, device=self.ids_BL.device))
-        return model.nats(h_BLD.flatten(0, 1).index_select(0, self.places_M), self.wanted_M)
+        return h_BLD.flatten(0, 1).index_select(0, self.places_M)
 
     @torch.enable_grad()
     def gradients(self, nats_M: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
@@ -149,8 +158,8 @@ class _Chunk:
 
     def record(self, session: Session, nats_M: Tensor) -> None:
         """Writes the scores down."""
-        nats_BC = nats_M.detach().double().cpu().numpy().reshape(self.counts_BC.shape)
-        session.record(self.index_N, nats_BC[self.counts_BC])
+        counts_M = self.index_M >= 0
+        session.record(self.index_M[counts_M], nats_M.detach().double().cpu().numpy()[counts_M])
 
 
 class _Kept:

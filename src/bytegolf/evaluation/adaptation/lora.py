@@ -17,7 +17,7 @@ from bytegolf.evaluation.adaptation.low_rank import adapted
 from bytegolf.evaluation.adaptation.phases import Phases
 from bytegolf.evaluation.adaptation.repeatable import repeatable_gradients
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, score_windows
+from bytegolf.evaluation.passes import Tilt, Watch, score_windows
 from bytegolf.evaluation.windows import DocumentBlocks, DocumentChunks, Plan, Window
 from bytegolf.model.roles import MATRIX_ROLES, Role
 from bytegolf.model.spec import LanguageModel
@@ -111,6 +111,7 @@ class DocumentLora:
         windows: Iterator[Window],
         tokens_per_pass: int | None,
         watch: Watch,
+        tilt: Tilt | None = None,
     ) -> None:
         """Scores these windows, each within a document, into the session, learning on the way."""
         documents = by_document(session, windows)
@@ -121,7 +122,7 @@ class DocumentLora:
         for section in sections:
             if done and self.phases is not None:
                 self.phases.learn(model, session, done)
-            self._score_section(model, session, section, tokens_per_pass, watch)
+            self._score_section(model, session, section, tokens_per_pass, watch, tilt)
             done += section
 
     def _score_section(
@@ -131,11 +132,12 @@ class DocumentLora:
         documents: Sequence[Document],
         tokens_per_pass: int | None,
         watch: Watch,
+        tilt: Tilt | None = None,
     ) -> None:
         """Documents between two phases: each learns by itself, but for what a warm start hands on."""
         # Nothing is learned in a document of one window, so all of them may share the model without adapters.
         short = [document[0] for document in documents if len(document) == 1]
-        score_windows(model, session, iter(short), tokens_per_pass, watch)
+        score_windows(model, session, iter(short), tokens_per_pass, watch, tilt)
         longer = longest_first([document for document in documents if len(document) > 1])
         if not longer:
             return
@@ -146,7 +148,7 @@ class DocumentLora:
         generation = self.warm_start or len(longer)
         adapters = adapted(model, self.targets, self.rank, _SEED, scale=scale, per_pass=self.per_pass)
         with repeatable_gradients(model.device), adapters as learned:
-            learner = LoraLearner(self, model, learned)
+            learner = LoraLearner(self, model, learned, tilt)
             most_entries = _MOST_ENTRIES.get(device, 100_000_000)
             most = max(1, min(_MOST_ROWS, most_entries // sum(adapter.entries for adapter in learned)))
             for first in range(0, len(longer), generation):

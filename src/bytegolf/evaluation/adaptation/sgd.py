@@ -14,7 +14,7 @@ import torch
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation.repeatable import repeatable_gradients
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, on_device, on_host, score_windows, silent
+from bytegolf.evaluation.passes import Tilt, Watch, on_device, on_host, score_windows, silent
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 
@@ -73,10 +73,11 @@ class ScoreFirstSgd:
         windows: Iterator[Window],
         tokens_per_pass: int | None,
         watch: Watch,
+        tilt: Tilt | None = None,
     ) -> None:
         """Scores these windows into the session, learning between chunks."""
         learning = ChunkLearning(self, model, session, np.array([0]), session.targets)
-        learning.score(((window.scored, [window]) for window in windows), tokens_per_pass, watch)
+        learning.score(((window.scored, [window]) for window in windows), tokens_per_pass, watch, tilt)
 
 
 class SgdLearner:
@@ -165,16 +166,17 @@ class ChunkLearning:
         windows: Iterator[tuple[int, list[Window]]],
         tokens_per_pass: int | None = None,
         watch: Watch = silent,
+        tilt: Tilt | None = None,
     ) -> None:
         """Scores the windows that begin to score at each step, learning in between."""
         waiting: list[Window] = []
         for step, of_streams in windows:
             if self.due(step):
-                score_windows(self.model, self._session, iter(waiting), tokens_per_pass, watch)
+                score_windows(self.model, self._session, iter(waiting), tokens_per_pass, watch, tilt)
                 waiting = []
                 self.learn(step)
             waiting += of_streams
-        score_windows(self.model, self._session, iter(waiting), tokens_per_pass, watch)
+        score_windows(self.model, self._session, iter(waiting), tokens_per_pass, watch, tilt)
 
     def _chunk(self, step: int) -> int:
         assert self._learner is not None

@@ -24,7 +24,7 @@ def order(subject: Subject, taking: Taking) -> Verdict:
         return failed(ORDER, "Scoring changed the artifact's own parameters.", **numbers)
     how = (
         "a copy of the model learned from tokens only after their scores were written down"
-        if learns
+        if learns and (subject.chunk or subject.documents)
         else "the parameters are the same, bit for bit, before and after"
     )
     return passed(ORDER, f"{witness.scored:,} scores, from left to right; {how}.", **numbers)
