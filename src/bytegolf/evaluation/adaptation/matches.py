@@ -1,13 +1,12 @@
 """Repeats in a document: the longest recent context that stood there before, and what followed it then.
 
-A context is one to `LONGEST` tokens of one document, its bos not among them. They are told apart by 64-bit
-hashes, the same ones for a whole text at once (`matches_of`) and for a token at a time (`Matcher`), so that
-both find the same even where two contexts share a hash.
+A context is one to `LONGEST` tokens of one document, its bos not among them; contexts are told apart by
+hashes of 64 bits. `matches_of` takes a whole text at once, `Matcher` a token at a time. Both find the same;
+an encoder and its decoder both use the second, so that no shared hash could come between them.
 
 Shapes: N targets of a stream of N + 1 tokens, M of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,8 @@ import numpy as np
 #: Lengths of the contexts that are looked for.
 ORDERS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 LONGEST = ORDERS[-1]
-_MASK = (1 << 64) - 1
 # Odd constants of splitmix64 (Steele, Lea and Flood 2014).
-_ADD, _TIMES, _SHIFT = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 29
+_ADD, _TIMES, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(29)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +63,15 @@ def matches_of(ids: np.ndarray, starts: np.ndarray) -> Matches:
     found = Matches.none(count)
     hashes = np.zeros(count, dtype=np.uint64)
     waiting: np.ndarray | None = None
+    repeated = np.ones(count, dtype=bool)
     for order in range(1, LONGEST + 2):
         older = np.zeros(count, dtype=np.uint64)
         older[order - 1 :] = inputs[: max(0, count - order + 1)]
-        hashes = (hashes ^ (older + np.uint64(_ADD))) * np.uint64(_TIMES)
-        hashes ^= hashes >> np.uint64(_SHIFT)
+        hashes = _longer(hashes, older)
         if order not in ORDERS and waiting is None:
             continue
-        latest, times = _earlier(hashes, document, np.flatnonzero(within >= order))
+        # What stands in its document once does so with more before it too.
+        latest, times, repeated = _earlier(hashes, document, np.flatnonzero(repeated & (within >= order)))
         if waiting is not None:
             # Context and follower are a context of one more, whose count is known where it stood latest.
             found.followed[waiting] = times[waiting - found.distances[waiting] + 1] + 1
@@ -87,83 +86,90 @@ def matches_of(ids: np.ndarray, starts: np.ndarray) -> Matches:
     return found
 
 
-def _earlier(hashes: np.ndarray, document: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `places`: the latest one before it with its hash, −1 for none; and how many there are."""
+def _earlier(
+    hashes: np.ndarray, document: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `places`: the latest one before it with its hash, −1 for none, and how many there are.
+
+    And, bool, whether there is another one at all, before or after.
+    """
     latest = np.full(len(hashes), -1, dtype=np.int64)
     times = np.zeros(len(hashes), dtype=np.int64)
+    repeated = np.zeros(len(hashes), dtype=bool)
     ordered = places[np.argsort(hashes[places], kind="stable")]
     before, after = ordered[:-1], ordered[1:]
     same = (hashes[before] == hashes[after]) & (document[before] == document[after])
     latest[after[same]] = before[same]
-    rank = np.arange(len(ordered))
-    first = np.where(np.concatenate([np.zeros(min(1, len(ordered)), dtype=bool), same]), 0, rank)
-    times[ordered] = rank - np.maximum.accumulate(first) if len(ordered) else 0
-    return latest, times
+    repeated[after[same]] = repeated[before[same]] = True
+    if len(ordered):
+        rank = np.arange(len(ordered))
+        rank[1:][same] = 0
+        times[ordered] = np.arange(len(ordered)) - np.maximum.accumulate(rank)
+    return latest, times, repeated
 
 
 class Matcher:
     """The same for streams that are read a token at a time, as a decoder reads them."""
 
     def __init__(self, streams: int) -> None:
-        self._streams = [_Stream() for _ in range(streams)]
+        self._recent_BL = np.zeros((streams, LONGEST), dtype=np.uint64)
+        self._documents = [_Document() for _ in range(streams)]
 
     def read(self, ids_B: np.ndarray, starts_B: np.ndarray) -> Matches:
         """Reads one token of each of the first B streams; what the longest match says of the next one.
 
         starts_B: bool, whether the token begins a document.
         """
-        rows = [
-            stream.read(token, start)
-            for stream, token, start in zip(self._streams, ids_B.tolist(), starts_B.tolist(), strict=False)
-        ]
-        return Matches(*np.array(rows, dtype=np.int64).reshape(len(rows), 5).T)
+        recent_BL = self._recent_BL[: len(ids_B)]
+        recent_BL[:, 1:] = recent_BL[:, :-1].copy()
+        recent_BL[:, 0] = ids_B
+        hashes_B, keys = np.zeros(len(ids_B), dtype=np.uint64), []
+        for order in range(1, LONGEST + 1):
+            hashes_B = _longer(hashes_B, recent_BL[:, order - 1])
+            if order in ORDERS:
+                keys.append(hashes_B)
+        found = []
+        tokens = zip(ids_B.tolist(), starts_B.tolist(), np.stack(keys, axis=1).tolist(), strict=True)
+        for stream, (token, start, keys_K) in enumerate(tokens):
+            if start:
+                self._documents[stream] = _Document()
+            found.append(_NOTHING if start else self._documents[stream].read(token, keys_K))
+        return Matches(*np.array(found, dtype=np.int64).reshape(len(found), 5).T)
 
 
-class _Stream:
-    """One document: where each context ended latest, and how often it stood there."""
+_NOTHING = (-1, 0, 0, 0, 0)
+
+
+class _Document:
+    """Where each context of a document ended latest and how often it stood there, and what followed it."""
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
         self._tokens: list[int] = []
-        self._seen: dict[tuple[int, int], tuple[int, int]] = {}
+        self._seen: list[dict[int, tuple[int, int]]] = [{} for _ in ORDERS]
+        self._followed: dict[tuple[int, int], int] = {}
+        self._contexts: list[int] = []
 
-    def read(self, token: int, start: bool) -> tuple[int, int, int, int, int]:
-        if start:
-            # The first token is bos, of which no context is made.
-            self._begin()
-            return -1, 0, 0, 0, 0
-        tokens, seen = self._tokens, self._seen
+    def read(self, token: int, keys_K: list[int]) -> tuple[int, int, int, int, int]:
+        """keys_K: hashes of the contexts that end with `token`, shortest first."""
+        tokens, followed, place = self._tokens, self._followed, len(self._tokens)
+        for key in self._contexts:
+            followed[key, token] = followed.get((key, token), 0) + 1
         tokens.append(token)
-        place = len(tokens) - 1
-        hashes = _hashes(tokens, place)
-        found = None
-        for order in reversed(ORDERS):
-            if order <= len(hashes) and (order, hashes[order - 1]) in seen:
-                found = order, *seen[order, hashes[order - 1]]
-                break
-        for order in _KEPT:
-            if order > len(hashes):
-                break
-            key = order, hashes[order - 1]
-            seen[key] = place, seen.get(key, (0, 0))[1] + 1
-        if found is None:
-            return -1, 0, 0, 0, 0
-        order, latest, times = found
-        # The context with its follower, which may be the token that was just read.
-        _, followed = seen[order + 1, _hashes(tokens, latest + 1)[order]]
-        return tokens[latest + 1], order, times, followed, place - latest
+        # Contexts that reach back beyond the document are none.
+        self._contexts = [key for key, order in zip(keys_K, ORDERS, strict=True) if order <= len(tokens)]
+        answer = _NOTHING
+        for order, seen, key in zip(ORDERS, self._seen, self._contexts, strict=False):
+            if key in seen:
+                latest, times = seen[key]
+                follower = tokens[latest + 1]
+                answer = follower, order, times, followed[key, follower], place - latest
+                seen[key] = place, times + 1
+            else:
+                seen[key] = place, 1
+        return answer
 
 
-_KEPT = sorted({*ORDERS, *(order + 1 for order in ORDERS)})
-
-
-def _hashes(tokens: Sequence[int], place: int) -> list[int]:
-    """Of the contexts of 1, 2, … tokens that end at `place`, as `matches_of` computes them."""
-    value, found = 0, []
-    for index in range(place, max(-1, place - LONGEST - 1), -1):
-        value = ((value ^ ((tokens[index] + _ADD) & _MASK)) * _TIMES) & _MASK
-        value ^= value >> _SHIFT
-        found.append(value)
-    return found
+def _longer(hashes: np.ndarray, older: np.ndarray) -> np.ndarray:
+    """Hashes of contexts that each reach one token further back, by the finalizer of splitmix64."""
+    hashes = (hashes ^ (older + _ADD)) * _TIMES
+    return hashes ^ (hashes >> _SHIFT)
