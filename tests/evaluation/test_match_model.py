@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bytegolf.errors import PackedError, RecipeError
 from bytegolf.evaluation.adaptation import DocumentLora, MatchModel, ScoreFirstSgd, match_model
-from bytegolf.evaluation.adaptation.match_model import WEIGHTS
+from bytegolf.evaluation.adaptation.match_model import WEIGHTS, Hint
 from bytegolf.evaluation.adaptation.matches import LONGEST, ORDERS, Matcher, Matches, matches_of
 from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.codec import pack, parallel_ledger, unpack
@@ -223,6 +223,32 @@ def test_it_keeps_the_rules(learner: DocumentLora | ScoreFirstSgd | None, plan: 
     passage = Passage(IDS, STARTS)
     for verdict in (causality(subject, passage, positions=16), normalization(subject, passage, positions=16)):
         assert verdict.outcome == "pass", verdict.sentence
+
+
+class Unnormalized(MatchModel):
+    """Raises one probability and lowers no other."""
+
+    def tilted_nats(self, logs_MV: torch.Tensor, targets_M: torch.Tensor, matches: Matches) -> torch.Tensor:
+        hint = Hint.of(logs_MV, matches)
+        own_M = logs_MV.gather(1, targets_M[:, None])[:, 0].double()
+        return -own_M.clamp(max=-0.5) - 0.3 * (targets_M == hint.ids_M) * hint.there_M
+
+
+class Peeking(MatchModel):
+    """Tilts only where the match is right, which the token itself tells."""
+
+    def tilted_nats(self, logs_MV: torch.Tensor, targets_M: torch.Tensor, matches: Matches) -> torch.Tensor:
+        own_M = logs_MV.gather(1, targets_M[:, None])[:, 0].double()
+        right_M = targets_M == Hint.of(logs_MV, matches).ids_M
+        return torch.where(right_M, super().tilted_nats(logs_MV, targets_M, matches), -own_M)
+
+
+@pytest.mark.parametrize("kind", [Unnormalized, Peeking])
+def test_a_tilt_that_does_not_sum_to_one_is_found_out(kind: type[MatchModel]) -> None:
+    subject = Subject.adaptive(MODEL, TOKENIZER, PerDocument(32, 8), kind())
+    verdict = normalization(subject, Passage(IDS, STARTS), positions=16)
+    assert verdict.outcome == "fail"
+    assert "every id in a target's place" in verdict.sentence
 
 
 @pytest.mark.parametrize("learner", [None, SGD], ids=["alone", "sgd"])

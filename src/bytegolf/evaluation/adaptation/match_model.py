@@ -19,8 +19,8 @@ from bytegolf.evaluation.passes import Watch, on_device, score_windows
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 
-#: Fitted to 104,000 tokens of training text (benchmarks/match_model.py); in the order of `MatchModel`.
-WEIGHTS = (-0.866, 0.147, -0.039, 0.367, 0.164, 0.081, -0.039, 0.021, 0.044, -0.168, -0.062, 0.032)
+#: w₀ to w₁₁, fitted to 30 documents of training text behind adapters (benchmarks/match_model.py).
+WEIGHTS = (-0.718, 0.125, -0.024, 0.373, 0.189, 0.052, -0.027, 0.024, -0.054, -0.121, -0.029, 0.028)
 #: Log-probabilities that are in memory at a time.
 _SLAB_ENTRIES = 1 << 27
 #: Bound of s.

@@ -144,11 +144,16 @@ def _recorded(subject: Subject, passage: Passage, tally: Tally, generator: np.ra
 
 
 def _alphabet(subject: Subject, passage: Passage, tally: Tally, generator: np.random.Generator) -> None:
-    """One beginning, continued by each id in a document of its own, all scored as a text is."""
+    """One beginning, continued by each id in a document of its own, all scored as a text is.
+
+    Its second half says the first again, so that what goes by repeats has one to go by.
+    """
     bos, size = subject.tokenizer.bos, subject.tokenizer.vocabulary
     part = excerpt(subject, passage, 4 * _PROBE_TOKENS, generator)
     beginning = part.ids[: _PROBE_TOKENS + 1].copy()
     beginning[1:][beginning[1:] == bos] = (bos + 1) % size
+    half = (len(beginning) - 1) // 2
+    beginning[half + 1 : 2 * half + 1] = beginning[1 : half + 1]
     length = len(beginning) + 1
     # On the adaptive track a session ends before it would learn, so that all ids meet the same model.
     together = subject.documents or (max(1, subject.chunk // length) if subject.chunk else size)
