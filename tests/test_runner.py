@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bytegolf
 from bytegolf.artifact.container import read_artifact
@@ -196,8 +197,10 @@ def trained_steps(folder: Path) -> list[list[float]]:
 
 def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> None:
     recipe = toy(text, steps=3)
-    # Sums of two processes differ in their last bits, which few grids far apart do not show.
-    few = replace(recipe.compression, plan=FitBytes(between=False, by_depth=False))
+    # Sums of two processes differ in their last bits, which few grids far apart do not show. Nor may weights be
+    # rounded in training: the last bit of one that lies between two steps of its grid decides for a whole step.
+    plan = FitBytes(between=False, by_depth=False)
+    few = replace(recipe.compression, plan=plan, quantization_aware_from=None)
     recipe = replace(recipe, compression=few)
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(to_json(recipe)))
@@ -209,16 +212,11 @@ def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> Non
     assert result["training"]["steps"] == 3
     run(recipe, tmp_path / "alone", device="cpu")
     runs = [tmp_path / "run", tmp_path / "alone"]
-    told = [trained_steps(folder) for folder in runs]
-    assert told[0][0] == pytest.approx(told[1][0], rel=1e-5)
-    # Then roundings grow: where a gradient nearly cancels, Adam divides one by another, and which weights
-    # those are depends on the processor. Half the rows, as if the ranks did not add up, changes losses and
-    # gradients by a hundredth and more, most tensors by a twentieth to the whole of their norms.
-    for here, there in zip(*told, strict=True):
-        assert here == pytest.approx(there, rel=3e-3)
+    for here, there in zip(*map(trained_steps, runs), strict=True):
+        assert here == pytest.approx(there, rel=1e-5)
     ends = [Checkpoints(folder / "checkpoint").load()["model"] for folder in runs]
     for name, value in ends[0].items():
-        assert (value - ends[1][name]).norm() <= 1e-2 * ends[1][name].norm(), name
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
 
 
 def test_sigterm_saves_and_resume_goes_on(text: Path, tmp_path: Path) -> None:
