@@ -197,8 +197,8 @@ def trained_steps(folder: Path) -> list[list[float]]:
 
 def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> None:
     recipe = toy(text, steps=3)
-    # Sums of two processes differ in their last bits, which few grids far apart do not show. Nor may weights be
-    # rounded in training: the last bit of one that lies between two steps of its grid decides for a whole step.
+    # Sums of two processes differ in their last bits, which few grids far apart do not show. Nor may weights
+    # be rounded in training: the last bit of one between two steps of its grid decides for a whole step.
     plan = FitBytes(between=False, by_depth=False)
     few = replace(recipe.compression, plan=plan, quantization_aware_from=None)
     recipe = replace(recipe, compression=few)
