@@ -24,6 +24,7 @@ from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
+from bytegolf.report.run_folder import read_run
 from bytegolf.runner import compress_run, run, saved_recipe, write_json
 from bytegolf.text.spec import Text
 from bytegolf.tokens.spec import Bytes
@@ -189,34 +190,50 @@ def test_what_is_no_run_folder_is_said_so(tmp_path: Path) -> None:
         saved_recipe(tmp_path)
 
 
-def trained_steps(folder: Path) -> list[list[float]]:
+def trained_twice(recipe: Recipe, folder: Path) -> tuple[Path, Path]:
+    """The folders of one run in two processes and of one in a single process."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "toy.json"
+    path.write_text(json.dumps(to_json(recipe)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "bytegolf", "train", str(path), "--folder", str(folder / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run(recipe, folder / "alone", device="cpu")
+    return folder / "run", folder / "alone"
+
+
+def losses_and_norms(folder: Path) -> tuple[list[float], list[float]]:
     """Loss and gradient norm of every training step."""
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [[event["loss"], event["gradient_norm"]] for event in events if event["event"] == "train"]
+    return read_run(folder).points("train", "loss", "gradient_norm")
+
+
+def with_fixed_grids(recipe: Recipe, *, aware_from: float | None) -> Recipe:
+    """Sums of two processes differ in their last bits, on which a search of grids may turn."""
+    plan = FixedBits(Grid(6, StandardDeviations(12.5)))
+    fixed = replace(recipe.compression, plan=plan, quantization_aware_from=aware_from)
+    return replace(recipe, compression=fixed)
 
 
 def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> None:
-    recipe = toy(text, steps=3)
-    # Sums of two processes differ in their last bits, which few grids far apart do not show. Nor may weights
-    # be rounded in training: the last bit of one between two steps of its grid decides for a whole step.
-    plan = FitBytes(between=False, by_depth=False)
-    few = replace(recipe.compression, plan=plan, quantization_aware_from=None)
-    recipe = replace(recipe, compression=few)
-    path = tmp_path / "toy.json"
-    path.write_text(json.dumps(to_json(recipe)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "bytegolf", "train", str(path), "--folder", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    # No weights are rounded in training: there a last bit can decide for a whole step of the grid.
+    runs = trained_twice(with_fixed_grids(toy(text, steps=3), aware_from=None), tmp_path)
+    result = json.loads((runs[0] / "result.json").read_text())
     assert result["training"]["steps"] == 3
-    run(recipe, tmp_path / "alone", device="cpu")
-    runs = [tmp_path / "run", tmp_path / "alone"]
-    for here, there in zip(*map(trained_steps, runs), strict=True):
+    for here, there in zip(*map(losses_and_norms, runs), strict=True):
         assert here == pytest.approx(there, rel=1e-5)
     ends = [Checkpoints(folder / "checkpoint").load()["model"] for folder in runs]
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_round_their_weights_from_the_same_step(text: Path, tmp_path: Path) -> None:
+    runs = trained_twice(with_fixed_grids(toy(text, steps=3), aware_from=0.5), tmp_path)
+    assert [event["step"] for event in read_run(runs[0]).events("stage")] == [2]
+    # Two steps are those of one process; the third is the first with rounded weights.
+    for here, there in zip(*map(losses_and_norms, runs), strict=True):
+        assert here[:2] == pytest.approx(there[:2], rel=1e-5)
+        assert here[2] == pytest.approx(there[2], rel=3e-3)
 
 
 def test_sigterm_saves_and_resume_goes_on(text: Path, tmp_path: Path) -> None:

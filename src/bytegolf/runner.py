@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from bytegolf.compression.plan import Plan, plan_from_json, plan_to_json
+from bytegolf.compression.plan import Plan
 from bytegolf.compression.stages import SeenGrids
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
@@ -40,6 +40,8 @@ from bytegolf.tree import from_json, to_json
 
 #: Held-out tokens scored at each validation during training: enough to see the trend.
 _VALIDATION_TOKENS = {"cpu": 16_384, "cuda": 1_048_576}
+#: Bits per byte by which an average must lose to the last weights to be worth a word.
+_NOTICEABLE = 0.002
 
 
 def free_folder(name: str, device: str = "auto") -> Path:
@@ -115,7 +117,25 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
         f"trained  {trainer.step} steps, {trainer.tokens:,} tokens in {trained.training['seconds']:.0f} s "
         f"({trained.training['tokens_per_second']:,.0f} tokens/s)"
     )
+    if ranks.leads and trainer.average is not None and trainer.average.steps:
+        trained.training["average"] = _beside_last_weights(trained, trainer.model, folder, display)
     return trained
+
+
+def _beside_last_weights(
+    trained: Trained, last: LanguageModel, folder: Path, display: Display
+) -> dict[str, float]:
+    """Bits per byte on some held-out text: of the averaged weights, and of the last ones."""
+    display.update("the average beside the last weights …")
+    averaged, lasting = (
+        _validate(model, trained.recipe, trained.prepared)[1] for model in (trained.model, last)
+    )
+    if averaged - lasting > _NOTICEABLE:
+        display.say(
+            f"averaged {averaged:.4f} bits/byte on some held-out text, the last weights {lasting:.4f}; to "
+            f"keep these: bytegolf compress {folder} --training.average none"
+        )
+    return {"bits_per_byte": averaged, "last_weights": lasting}
 
 
 def _trained(
@@ -166,7 +186,7 @@ def build_trainer(
         world=ranks.world,
     )
     seen = SeenGrids(
-        model, recipe.compression, lambda: _same_plan(model, recipe, prepared, ranks), seed=spec.seed
+        model, recipe.compression, lambda: early_plan(model, recipe, prepared, ranks), seed=spec.seed
     )
     joined = JoinedRows(spec.longer_rows, spec.rows // ranks.world)
     trainer = Trainer(
@@ -185,13 +205,6 @@ def build_trainer(
         joined_rows=joined,
     )
     return trainer, seen
-
-
-def _same_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Plan:
-    """The lead's choice of grids, on every rank: sums on GPUs may differ in their last bits."""
-    chosen = early_plan(model, recipe, prepared) if ranks.leads else {}
-    message = ranks.from_lead(json.dumps(plan_to_json(chosen)))
-    return plan_from_json(json.loads(message))
 
 
 def finish(trained: Trained, folder: Path, device: torch.device, display: Display) -> dict[str, Any]:
@@ -213,7 +226,7 @@ def finish(trained: Trained, folder: Path, device: torch.device, display: Displa
 def compress_run(
     folder: Path, recipe: Recipe | None = None, *, device: str = "auto", console: Console | None = None
 ) -> dict[str, Any]:
-    """Compresses and scores the newest checkpoint of a run again, for example under another plan."""
+    """Compresses and scores a run's newest checkpoint again: under another plan, or without its average."""
     ranks = Ranks.start(device)
     display = Display(console)
     recipe = recipe or saved_recipe(folder)

@@ -104,9 +104,14 @@ def compress(words: Sequence[str]) -> int:
     options: Compress = read_command("compress", Compress, words, more=[draft])
     changed = draft.build()
     original = saved_recipe(Path(folder))
-    if replace(changed, compression=original.compression) != original:
+    allowed = replace(original, compression=changed.compression)
+    # The checkpoint holds the last weights beside their average.
+    if changed.training.average is None:
+        allowed = replace(allowed, training=replace(allowed.training, average=None))
+    if changed != allowed:
         raise RecipeError(
-            "compress changes only settings below compression, such as --compression.budget_bytes"
+            "compress changes only settings below compression, such as --compression.budget_bytes; from "
+            "training no more than --training.average none, which keeps the last weights"
         )
     console = Console()
     print_summary(

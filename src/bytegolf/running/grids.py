@@ -1,5 +1,6 @@
 """Which grids the matrices of a trained model get: as its recipe says, or the best that fit its budget."""
 
+import json
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from bytegolf.artifact.container import Contents, pack
 from bytegolf.compression.compress import compress_model
 from bytegolf.compression.costs import GridCosts, estimate_bytes, grid_costs, refined
 from bytegolf.compression.depth import depths
-from bytegolf.compression.plan import Plan, fit, is_matrix
+from bytegolf.compression.plan import Plan, fit, is_matrix, plan_from_json, plan_to_json
 from bytegolf.compression.pruning import prune_smallest
 from bytegolf.compression.residual import correction_bytes
 from bytegolf.compression.sensitivity import fisher_sensitivities, rounding_gains
@@ -20,6 +21,7 @@ from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.running.calibration import training_batches
 from bytegolf.tokens.shards import Prepared
+from bytegolf.training.ranks import Ranks
 from bytegolf.tree import to_json
 
 #: Batches and rows of training text from which sensitivities are measured.
@@ -89,9 +91,13 @@ def measured_sensitivities(model: LanguageModel, recipe: Recipe, prepared: Prepa
     return fisher_sensitivities(model, batches)
 
 
-def early_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> Plan:
-    """The grids for quantization-aware training, a little coarser than fits: weights still move."""
-    return PlanChoice(model, recipe, prepared).plan(margin=_MARGIN)
+def early_plan(model: LanguageModel, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Plan:
+    """The grids for quantization-aware training, a little coarser than fits: weights still move.
+
+    They are the lead's choice on every rank: ranks' sums may differ in their last bits.
+    """
+    chosen = PlanChoice(model, recipe, prepared).plan(margin=_MARGIN) if ranks.leads else {}
+    return plan_from_json(json.loads(ranks.from_lead(json.dumps(plan_to_json(chosen)))))
 
 
 def refuse_hopeless_budget(model: LanguageModel, recipe: Recipe, prepared: Prepared) -> None:
