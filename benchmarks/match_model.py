@@ -23,11 +23,11 @@ from rich.console import Console
 from torch import Tensor
 
 from bytegolf.evaluation.adaptation import DocumentLora, MatchModel, ScoreFirstSgd
-from bytegolf.evaluation.adaptation.match_model import MOST_SHIFT, WEIGHTS, Hint, MatchTilt
+from bytegolf.evaluation.adaptation.match_model import WEIGHTS, Hint, shifted
 from bytegolf.evaluation.adaptation.matches import Matches, matches_of
 from bytegolf.evaluation.bits import score_session, token_stream
 from bytegolf.evaluation.legality import Session, Track
-from bytegolf.evaluation.passes import fitted
+from bytegolf.evaluation.passes import Tilt, fitted
 from bytegolf.evaluation.windows import PerDocument
 from bytegolf.model.spec import LanguageModel
 from bytegolf.running.environment import describe_environment
@@ -53,8 +53,8 @@ class Seen:
 
     def nats(self, weights_F: Tensor) -> Tensor:
         """What the tilt adds to the sum of all scores."""
-        shift_M = (self.features_MF @ weights_F).clamp(-MOST_SHIFT, MOST_SHIFT)
-        return (torch.logaddexp(self.rest_M, self.log_M + shift_M) - shift_M * self.hit_M).sum()
+        shift_M, normalizer_M = shifted(self.features_MF, weights_F, self.log_M, self.rest_M)
+        return (normalizer_M - shift_M * self.hit_M).sum()
 
     def bits_per_byte(self, weights: Sequence[float] | None) -> float:
         """With these weights, or without a match model."""
@@ -65,16 +65,15 @@ class Seen:
 
 
 @dataclass
-class Watching(MatchTilt):
+class Watching:
     """Tilts nothing, and keeps what a tilt would go by."""
 
-    spec: MatchModel
     matches: Matches
     parts: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def nats(self, model: LanguageModel, h_MD: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
         with torch.no_grad():
-            logs_MV, found = model.distribution(h_MD.detach()), self.matches.at(index_M)
+            logs_MV, found = model.distribution(h_MD), self.matches.at(index_M)
             hint = Hint.of(logs_MV, found)
             there = hint.there_M.cpu() & torch.from_numpy(index_M >= 0)
             kept = hint.features(found), hint.log_M, hint.rest_M, (targets_M == hint.ids_M).double()
@@ -87,10 +86,10 @@ def see(artifact: Artifact, texts: Sequence[str], spec: MatchModel, display: Dis
     ids, starts = token_stream(artifact.tokenizer, texts)
     plan = spec.plan(PerDocument(artifact.context, max(1, artifact.context // 4)))
     session = Session(artifact.tokenizer, ids, starts, Track.adaptive())
-    watching = Watching(spec, matches_of(ids, starts))
+    watching = Watching(matches_of(ids, starts))
 
     class Watched(MatchModel):
-        def tilt(self, session: Session) -> MatchTilt:
+        def tilt(self, session: Session) -> Tilt:
             return watching
 
     with torch.no_grad(), fitted(artifact.model, plan.length):

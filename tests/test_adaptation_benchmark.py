@@ -7,44 +7,27 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-import torch
 from rich.console import Console
 
 from bytegolf.evaluation.adaptation import DocumentLora, ScoreFirstSgd
 from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.windows import Chunked, PerDocument
-from bytegolf.model.attention import Attention
-from bytegolf.model.embedding import TiedEmbedding
-from bytegolf.model.mlp import SquaredMlp
-from bytegolf.model.spec import Model
-from bytegolf.model.stack import Block
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import Artifact
-from bytegolf.tokens.tokenizer import ByteTokenizer
 from bytegolf.tree import to_json
 
 TEXTS = ["one and one is two. " * 9, "nothing comes of nothing. " * 7, "short"]
 
 
-@pytest.fixture
-def artifact() -> Artifact:
-    torch.manual_seed(0)
-    block = Block(Attention(2, 1), SquaredMlp(16))
-    spec = Model(
-        width=16, layers=(block,), embedding=TiedEmbedding(0.3), vocabulary=ByteTokenizer().vocabulary
-    )
-    return Artifact(spec.build(), ByteTokenizer(), {"name": "toy"}, {}, context=32, digest=bytes(32))
-
-
 def test_every_way_scores_the_same_text(
-    artifact: Artifact, benchmark_script: Callable[[str], ModuleType]
+    toy_artifact: Artifact, benchmark_script: Callable[[str], ModuleType]
 ) -> None:
     adaptation = benchmark_script("adaptation")
 
     loras = [DocumentLora(chunk=16, length=32, learning_rate=rate) for rate in (0.02, 0.01)]
     sgds = [ScoreFirstSgd(chunk=64, length=32, learning_rate=0.05)]
     tried = list(adaptation.ways(32, 8, loras, sgds))
-    found = adaptation.record(artifact, TEXTS, tried, Display(Console(quiet=True)))
+    found = adaptation.record(toy_artifact, TEXTS, tried, Display(Console(quiet=True)))
     assert json.loads(json.dumps(found)) == found
     rows = found["rows"]
     assert [row["plan"] for row in rows] == [
@@ -61,9 +44,9 @@ def test_every_way_scores_the_same_text(
     assert [ledger["released"] > 0 for ledger in ledgers] == [False] * 4 + [True] * 3
     for row in rows:
         assert row["gain_over_sliding"] == rows[0]["bits_per_byte"] - row["bits_per_byte"]
-    stream = token_stream(artifact.tokenizer, TEXTS)
-    plain = score(artifact.model, artifact.tokenizer, *stream, PerDocument(32, 8))
-    learning = score(artifact.model, artifact.tokenizer, *stream, Chunked(32), adaptation=loras[0])
+    stream = token_stream(toy_artifact.tokenizer, TEXTS)
+    plain = score(toy_artifact.model, toy_artifact.tokenizer, *stream, PerDocument(32, 8))
+    learning = score(toy_artifact.model, toy_artifact.tokenizer, *stream, Chunked(32), adaptation=loras[0])
     assert rows[2]["bits_per_byte"] == pytest.approx(plain.bits_per_byte)
     assert rows[4]["bits_per_byte"] == pytest.approx(learning.bits_per_byte)
     assert rows[4]["bits_per_byte"] < rows[3]["bits_per_byte"]
@@ -72,7 +55,7 @@ def test_every_way_scores_the_same_text(
 
 
 def test_the_published_settings_and_settings_of_one_s_own(
-    artifact: Artifact, benchmark_script: Callable[[str], ModuleType]
+    toy_artifact: Artifact, benchmark_script: Callable[[str], ModuleType]
 ) -> None:
     adaptation = benchmark_script("adaptation")
     published = [replace(spec, chunk=16) for spec in adaptation.published(32, len(TEXTS))]
@@ -80,7 +63,7 @@ def test_the_published_settings_and_settings_of_one_s_own(
     assert [spec.context for spec in published].count("reread") == 1
     chosen = [spec for spec in published if spec.phases is not None or spec.context == "reread"]
     tried = list(adaptation.ways(32, 8, chosen, []))
-    found = adaptation.record(artifact, TEXTS, tried, Display(Console(quiet=True)), warm=False)
+    found = adaptation.record(toy_artifact, TEXTS, tried, Display(Console(quiet=True)), warm=False)
     assert [row["plan"] for row in found["rows"]][3:] == [
         *["per document, chunks of 16 in blocks of 32"] * 3,
         *["per document, chunks of 16 in 32"] * 2,

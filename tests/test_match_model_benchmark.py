@@ -6,19 +6,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from bytegolf.evaluation.adaptation import MatchModel
 from bytegolf.evaluation.adaptation.match_model import WEIGHTS
 from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.windows import PerDocument
-from bytegolf.model.attention import Attention
-from bytegolf.model.embedding import TiedEmbedding
-from bytegolf.model.mlp import SquaredMlp
-from bytegolf.model.spec import Model
-from bytegolf.model.stack import Block
 from bytegolf.serving.artifact import Artifact
-from bytegolf.tokens.tokenizer import ByteTokenizer
 
 TEXTS = [
     "the cat sat on the mat. " * 12,
@@ -28,25 +21,16 @@ TEXTS = [
 ]
 
 
-@pytest.fixture
-def artifact() -> Artifact:
-    torch.manual_seed(0)
-    block = Block(Attention(2, 1), SquaredMlp(16))
-    vocabulary = ByteTokenizer().vocabulary
-    spec = Model(width=16, layers=(block,), embedding=TiedEmbedding(0.3), vocabulary=vocabulary)
-    return Artifact(spec.build(), ByteTokenizer(), {"name": "toy"}, {}, context=32, digest=bytes(32))
-
-
 @pytest.mark.parametrize("learner", [None, '{"type": "DocumentLora", "rank": 2, "chunk": 8, "length": 32}'])
 def test_what_it_promises_is_what_an_evaluation_gives(
-    artifact: Artifact,
+    toy_artifact: Artifact,
     benchmark_script: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     learner: str | None,
 ) -> None:
     script = benchmark_script("match_model")
-    monkeypatch.setattr(script, "open_artifact", lambda path, device: artifact)
+    monkeypatch.setattr(script, "open_artifact", lambda path, device: toy_artifact)
     paths = [tmp_path / f"{number}.txt" for number in range(len(TEXTS))]
     for path, text in zip(paths, TEXTS, strict=True):
         path.write_text(text)
@@ -58,11 +42,11 @@ def test_what_it_promises_is_what_an_evaluation_gives(
     # No weights are better on the text that these were fitted to; three places cost next to nothing.
     assert fitted["gain_fitted"] > fitted["gain_default"] > 0
     for row, texts in ((fitted, TEXTS[:3]), (held_out, TEXTS[3:])):
-        ids, starts = token_stream(artifact.tokenizer, texts)
+        ids, starts = token_stream(toy_artifact.tokenizer, texts)
         pairs = (WEIGHTS, row["gain_default"]), (record["weights"], row["gain_fitted"])
         for weights, gain in pairs:
             spec = MatchModel(script.learner_of(learner), tuple(weights))
             found = score(
-                artifact.model, artifact.tokenizer, ids, starts, PerDocument(32, 8), adaptation=spec
+                toy_artifact.model, toy_artifact.tokenizer, ids, starts, PerDocument(32, 8), adaptation=spec
             )
             assert row["without"] - gain == pytest.approx(found.bits_per_byte, abs=1e-6)

@@ -38,7 +38,7 @@ SMALL: dict[type, dict[str, Any]] = {
     },
     Sliding: {"length": 32, "stride": 16},
     Chunked: {"length": 32},
-    DocumentLora: {"rank": 2, "chunk": 16, "length": 32},
+    DocumentLora: {"rank": 2, "chunk": 16, "length": 32, "stride": None},
     Phases: {"prefix": 2, "count": 1},
     Gptq: {"batches": 1, "rows": 2},
     ScoreFirstSgd: {"chunk": 256, "length": 32, "rows": 4},

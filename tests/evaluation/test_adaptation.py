@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from toy_lora import BYTES as TOKENIZER
+from toy_lora import untrained
 
 from bytegolf.errors import LegalityError, RecipeError
 from bytegolf.evaluation.adaptation import ScoreFirstSgd
@@ -15,26 +17,16 @@ from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.legality import Session, Track
 from bytegolf.evaluation.windows import Chunked, Sliding
 from bytegolf.model.attention import Attention
-from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.mlp import SquaredMlp
-from bytegolf.model.spec import LanguageModel, Model
+from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
-from bytegolf.tokens.tokenizer import ByteTokenizer
 
-TOKENIZER = ByteTokenizer()
 TEXTS = ["the cat sat on the mat. " * 8, "a dog did, too. " * 20, "the cat sat on the mat. " * 8]
 IDS, STARTS = token_stream(TOKENIZER, TEXTS)
 SPEC = ScoreFirstSgd(chunk=100, length=16, rows=4, epochs=2, learning_rate=0.05)
 
 
-def network() -> LanguageModel:
-    torch.manual_seed(0)
-    block = Block(Attention(2, 1), SquaredMlp(16))
-    spec = Model(width=16, layers=(block,) * 2, embedding=TiedEmbedding(0.3), vocabulary=TOKENIZER.vocabulary)
-    return spec.build()
-
-
-MODEL = network()
+MODEL = untrained()
 
 
 def test_learning_lowers_the_score_of_a_repetitive_text_and_leaves_the_model_alone() -> None:

@@ -1,12 +1,13 @@
 """The codec: any bytes come back, the size is the session's ledger, and nothing wrong is ever returned."""
 
 import hashlib
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import PackedError
@@ -14,6 +15,7 @@ from bytegolf.evaluation.adaptation import ScoreFirstSgd
 from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.evaluation.codec import PackReport, pack, parallel_ledger, unpack
 from bytegolf.evaluation.packed import packed_to_bytes, read_packed
+from bytegolf.evaluation.symbols import DamagedBlock, Decoder, Encoder, frequencies
 from bytegolf.evaluation.windows import Sliding
 from bytegolf.model.attention import Attention
 from bytegolf.model.embedding import TiedEmbedding
@@ -176,11 +178,25 @@ def test_other_probabilities_are_noticed_before_anything_is_returned() -> None:
         unpack(other, BYTES, packed, DIGEST)
 
 
+def test_words_that_name_no_token_are_damaged() -> None:
+    counts_BKC = frequencies(torch.full((3, 257), -math.log(257)))
+    for known, damaged in ([256, 0, 256], False), ([5, 257, 0], True), ([319, 319, 319], True):
+        encoder = Encoder()
+        encoder.code(counts_BKC, np.array(known))
+        decoder = Decoder(encoder.finish(), 257)
+        if damaged:
+            with pytest.raises(DamagedBlock):
+                decoder.code(counts_BKC, None)
+        else:
+            assert decoder.code(counts_BKC, None).tolist() == known
+
+
 SHORT = packed_to_bytes(pack(MODEL, BYTES, TEXT[:200], DIGEST, PLAN, streams=8).packed)
 
 
 @settings(max_examples=40, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@example(place=0.5703125, flip=248)
 def test_a_flipped_byte_is_noticed(place: float, flip: int) -> None:
     data = bytearray(SHORT)
     data[int(place * len(data))] ^= flip

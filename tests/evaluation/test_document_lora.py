@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from toy_lora import BYTES, IDS, STARTS, TEXTS, network
 
 from bytegolf.errors import PackedError, RecipeError
 from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, ScoreFirstSgd
@@ -21,33 +22,15 @@ from bytegolf.evaluation.proof.conditions import conditions
 from bytegolf.evaluation.proof.subject import Passage, Subject, take
 from bytegolf.evaluation.windows import Chunked, PerDocument, Plan, Sliding
 from bytegolf.model.attention import Attention
-from bytegolf.model.embedding import TiedEmbedding
 from bytegolf.model.linear import Linear
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.roles import Role
 from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
-from bytegolf.tokens.tokenizer import ByteTokenizer
 from bytegolf.tree import from_json, to_json
 
-BYTES = ByteTokenizer()
-CAT, DOG = "the cat sat on the mat. ", "a dog did, too, and left. "
-TEXTS = [CAT * 5, "short", DOG * 3, "x" * 39, CAT * 5, "", DOG * 2, "y" * 31]
-IDS, STARTS = token_stream(BYTES, TEXTS)
 SPEC = DocumentLora(rank=4, chunk=16, length=40, learning_rate=0.03)
 HEADLINE = Chunked(32)
-
-
-def network() -> LanguageModel:
-    torch.manual_seed(0)
-    block = Block(Attention(2, 1), SquaredMlp(16))
-    spec = Model(width=16, layers=(block,) * 2, embedding=TiedEmbedding(0.3), vocabulary=BYTES.vocabulary)
-    model = spec.build().double()
-    model.compute_dtype = torch.float64
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
 
 
 MODEL = network()
@@ -253,6 +236,9 @@ def test_a_role_that_no_matrix_has_is_named() -> None:
         ({"epsilon": 0.0}, "epsilon=0.0"),
         ({"weight_decay": 200.0}, "weight_decay=200.0"),
         ({"warm_start": 0}, "warm_start=0"),
+        ({"stride": 8}, "stride=8"),
+        ({"stride": 0, "context": "kept"}, "stride=0"),
+        ({"stride": 2000, "context": "kept"}, "give 1 to"),
         ({"targets": ()}, "targets=none"),
         ({"targets": (Role.SCALAR,)}, "targets=scalar; name one or more of .*attention_query"),
     ],

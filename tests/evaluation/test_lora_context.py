@@ -93,14 +93,16 @@ def test_passes_that_learn_apart_learn_something_else() -> None:
     assert np.abs(plain - apart).max() > 1e-2
 
 
-def test_kept_context_is_that_of_blocks() -> None:
-    still = score(MODEL, BYTES, IDS, STARTS, DocumentBlocks(40, 16))
-    result = score(
-        MODEL, BYTES, IDS, STARTS, HEADLINE, adaptation=replace(KEPT, learning_rate=1e-30, epsilon=1.0)
-    )
+@pytest.mark.parametrize("stride", [None, 8, 40])
+def test_kept_context_is_that_of_blocks(stride: int | None) -> None:
+    kept = replace(KEPT, stride=stride)
+    plan = DocumentBlocks(40, 16, stride)
+    still = score(MODEL, BYTES, IDS, STARTS, plan)
+    nothing_learned = replace(kept, learning_rate=1e-30, epsilon=1.0)
+    result = score(MODEL, BYTES, IDS, STARTS, HEADLINE, adaptation=nothing_learned)
     np.testing.assert_allclose(result.nats_N, still.nats_N, rtol=0, atol=1e-10)
-    assert result.plan == "per document, chunks of 16 in blocks of 40, adaptive"
-    assert adapted_nats(KEPT).sum() < 0.98 * still.nats_N.sum()
+    assert result.plan == f"{plan.name}, adaptive"
+    assert adapted_nats(kept).sum() < 0.98 * still.nats_N.sum()
 
 
 def test_where_nothing_kept_can_age_it_learns_as_if_read_again() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_lora import BYTES as TOKENIZER
+from toy_lora import untrained
 
 from bytegolf.errors import PackedError, RecipeError
 from bytegolf.evaluation.adaptation import DocumentLora, MatchModel, ScoreFirstSgd, match_model
@@ -19,14 +21,7 @@ from bytegolf.evaluation.proof.causality import causality
 from bytegolf.evaluation.proof.normalization import normalization
 from bytegolf.evaluation.proof.subject import Passage, Subject
 from bytegolf.evaluation.windows import PerDocument, Plan, Sliding
-from bytegolf.model.attention import Attention
-from bytegolf.model.embedding import TiedEmbedding
-from bytegolf.model.mlp import SquaredMlp
-from bytegolf.model.spec import LanguageModel, Model
-from bytegolf.model.stack import Block
-from bytegolf.tokens.tokenizer import ByteTokenizer
 
-TOKENIZER = ByteTokenizer()
 TEXTS = [
     "the cat sat on the mat. " * 6,
     "a dog did, too, and the cat sat. " * 5,
@@ -185,14 +180,7 @@ def test_a_wrong_number_of_weights_is_refused() -> None:
 # On a model
 
 
-def network() -> LanguageModel:
-    torch.manual_seed(0)
-    block = Block(Attention(2, 1), SquaredMlp(16))
-    spec = Model(width=16, layers=(block,) * 2, embedding=TiedEmbedding(0.3), vocabulary=TOKENIZER.vocabulary)
-    return spec.build()
-
-
-MODEL = network()
+MODEL = untrained()
 LORA = DocumentLora(rank=2, chunk=8, length=32, learning_rate=0.01)
 SGD = ScoreFirstSgd(chunk=100, length=16, rows=4, epochs=2, learning_rate=0.05)
 LEARNERS = [None, LORA, replace(LORA, context="kept"), SGD]

@@ -26,7 +26,9 @@ def with_stride(kind: type[Sliding] | type[PerDocument]) -> st.SearchStrategy[Wi
 in_chunks = st.integers(1, 40).flatmap(
     lambda length: (
         st.builds(DocumentChunks, st.just(length), st.integers(1, length))
-        | st.builds(DocumentBlocks, st.just(length), st.integers(1, length))
+        | st.builds(
+            DocumentBlocks, st.just(length), st.integers(1, length), st.none() | st.integers(1, length)
+        )
     )
 )
 plans = st.builds(Chunked, st.integers(1, 40)) | with_stride(Sliding) | with_stride(PerDocument) | in_chunks
@@ -145,3 +147,11 @@ def test_a_block_begins_half_a_length_after_the_one_before() -> None:
     windows = list(DocumentBlocks(length=16, chunk=4).windows(np.array([0, 30]), 45))
     assert [(w.start, w.scored) for w in windows if w.start >= 30] == [(30, 30), (30, 34), (30, 38), (30, 42)]
     assert [w.start for w in windows if w.start < 30] == [0, 0, 0, 0, 8, 8, 16, 16]
+
+
+def test_blocks_less_far_apart_leave_longer_contexts() -> None:
+    plan = DocumentBlocks(length=16, chunk=4, stride=4)
+    assert [w.start for w in plan.windows(np.array([0]), 30)] == [0, 0, 0, 0, 4, 8, 12, 16]
+    assert plan.name == "per document, chunks of 4 in blocks of 16, 4 apart"
+    far = DocumentBlocks(length=16, chunk=4, stride=16).windows(np.array([0]), 30)
+    assert [w.start for w in far] == [0, 0, 0, 0, 13, 13, 13, 26]

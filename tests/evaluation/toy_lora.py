@@ -1,4 +1,4 @@
-"""A small network and documents of many lengths, for adapters to learn from."""
+"""A small network, and documents of many lengths for adapters to learn from."""
 
 from typing import Any
 
@@ -22,12 +22,16 @@ SPANS = list(zip(STARTS.tolist(), [*STARTS[1:].tolist(), len(IDS) - 1], strict=T
 BLOCK = Block(Attention(2, 1), SquaredMlp(16))
 
 
-def network(**settings: Any) -> LanguageModel:
-    """In float64, with no weight at zero."""
+def untrained(**settings: Any) -> LanguageModel:
+    """In float32, with the weights that training begins with."""
     torch.manual_seed(0)
     chosen = {"layers": (BLOCK,) * 2} | settings
-    spec = Model(width=16, embedding=TiedEmbedding(0.3), vocabulary=BYTES.vocabulary, **chosen)
-    model = spec.build().double()
+    return Model(width=16, embedding=TiedEmbedding(0.3), vocabulary=BYTES.vocabulary, **chosen).build()
+
+
+def network(**settings: Any) -> LanguageModel:
+    """In float64, with no weight at zero."""
+    model = untrained(**settings).double()
     model.compute_dtype = torch.float64
     with torch.no_grad():
         for parameter in model.parameters():

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 import bytegolf
+from bytegolf.artifact.loading import _context
 from bytegolf.compression.gptq import Gptq
 from bytegolf.compression.grid import Grid
 from bytegolf.compression.spec import Compression, FixedBits
@@ -65,8 +66,6 @@ def test_what_follows_training_has_the_longest_rows(tmp_path: Path) -> None:
 
 
 def test_a_file_that_says_nonsense_of_its_rows_is_refused() -> None:
-    from bytegolf.artifact.loading import _context
-
     assert _context({"length": 32}) == 32
     assert _context({"length": 32, "longer_rows": {"start": 0.5, "times": 3}}) == 96
     for wrong in ({"times": 0}, {"times": "2"}, {}, 3, "two"):

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import PackedError
-from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, MatchModel
-from bytegolf.evaluation.adaptation.matches import Matcher
+from bytegolf.evaluation.adaptation import Adaptation, DocumentLora, MatchModel, ScoreFirstSgd
+from bytegolf.evaluation.adaptation.match_model import StreamsTilt
 from bytegolf.evaluation.adaptation.sgd import ChunkLearning
 from bytegolf.evaluation.legality import Ledger, Session, Track
 from bytegolf.evaluation.packed import MAX_BLOCK_TOKENS, MAX_WINDOW, Block, Layout, Packed
@@ -144,7 +144,7 @@ def unpack(
     with torch.no_grad(), _arithmetic(model, layout), fitted(model, layout.length):
         run = _Run(model, tokenizer, layout, None, adaptation)
         for steps, block in zip(run.blocks(), packed.blocks, strict=True):
-            decoder = Decoder(block.words)
+            decoder = Decoder(block.words, tokenizer.vocabulary)
             try:
                 check = run.code(steps, decoder, watch)
             except DamagedBlock as error:
@@ -172,8 +172,8 @@ def parallel_ledger(
     """The session of a layout scored in whole windows, as `evaluate` does, instead of token by token."""
     session, base_B = _session(tokenizer, layout, ids)
     with fitted(model, layout.length):
-        learning = _learning(model, session, base_B, layout, adaptation)
-        match_model = _match_model(layout, adaptation)
+        match_model, learner = _adapting(layout, adaptation)
+        learning = ChunkLearning(learner, model, session, base_B, layout.steps)
         learning.score(
             ((window.scored, _in_streams(window, base_B, layout)) for window in _windows(layout)),
             watch=watch,
@@ -191,28 +191,20 @@ def _in_streams(window: Window, base_B: np.ndarray, layout: Layout) -> list[Wind
     ]
 
 
-def _learning(
-    model: LanguageModel,
-    session: Session,
-    base_B: np.ndarray,
-    layout: Layout,
-    adaptation: Adaptation | None,
-) -> ChunkLearning:
-    """The model of a session, which on the adaptive track changes between windows."""
+def _adapting(
+    layout: Layout, adaptation: Adaptation | None
+) -> tuple[MatchModel | None, ScoreFirstSgd | None]:
+    """What tilts the distributions of a packed text, and what learns from it: nothing on the fixed track."""
     if not layout.adaptive:
-        adaptation = None
-    if isinstance(adaptation, MatchModel):
-        adaptation = adaptation.learner
-    if isinstance(adaptation, DocumentLora):
+        return None, None
+    match_model = adaptation if isinstance(adaptation, MatchModel) else None
+    learner = adaptation.learner if isinstance(adaptation, MatchModel) else adaptation
+    if isinstance(learner, DocumentLora):
         raise PackedError(
             "DocumentLora learns in each document by itself, but a packed text is streams of one length; "
             "pack without --adapt"
         )
-    return ChunkLearning(adaptation, model, session, base_B, layout.steps)
-
-
-def _match_model(layout: Layout, adaptation: Adaptation | None) -> MatchModel | None:
-    return adaptation if layout.adaptive and isinstance(adaptation, MatchModel) else None
+    return match_model, learner
 
 
 class _Run:
@@ -228,9 +220,9 @@ class _Run:
     ) -> None:
         self.session, self._base_B = _session(tokenizer, layout, ids)
         self._known = ids is not None
-        self._learning = _learning(model, self.session, self._base_B, layout, adaptation)
-        self._match_model = _match_model(layout, adaptation)
-        self._matcher = Matcher(layout.streams)
+        match_model, learner = _adapting(layout, adaptation)
+        self._learning = ChunkLearning(learner, model, self.session, self._base_B, layout.steps)
+        self._tilt = None if match_model is None else StreamsTilt(match_model, layout.streams)
         self._layout = layout
         self._windows = _windows(layout)
         self._window = Window(0, 0, 0)
@@ -255,8 +247,8 @@ class _Run:
         active = self._layout.active(step)
         index_B = self._base_B[:active] + step
         logs_BV = self._distribution(step)[:active]
-        if self._match_model is not None:
-            logs_BV = self._match_model.tilted(logs_BV, self._matcher.read(*self.session.inputs(index_B)))
+        if self._tilt is not None:
+            logs_BV = self._tilt.tilted(logs_BV, *self.session.inputs(index_B))
         known_B = self.session.wanted(index_B) if self._known else None
         ids_B = coder.code(frequencies(logs_BV), known_B)
         chosen = torch.from_numpy(ids_B).to(logs_BV.device)

@@ -74,12 +74,13 @@ class Encoder:
 
 
 class Decoder:
-    """Reads ids from the words of one `Encoder.finish`."""
+    """Reads ids of a vocabulary from the words of one `Encoder.finish`."""
 
-    def __init__(self, words: bytes) -> None:
+    def __init__(self, words: bytes, vocabulary: int) -> None:
         if len(words) % 4:
             raise PackedError(f"a coded block of {len(words)} bytes is not a whole number of words")
         self._coder = _stream.queue.RangeDecoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
+        self._vocabulary = vocabulary
 
     def code(self, frequencies_BKC: Tensor, known_B: np.ndarray | None) -> np.ndarray:
         assert known_B is None
@@ -88,7 +89,11 @@ class Decoder:
             place_B = self._coder.decode(_CATEGORICAL, _inside(frequencies_BKC, bucket_B)).astype(np.int64)
         except (AssertionError, ValueError) as error:
             raise DamagedBlock from error
-        return bucket_B * _BUCKET + place_B
+        ids_B = bucket_B * _BUCKET + place_B
+        # Padding has frequencies too, so damaged words can name it.
+        if ids_B.max() >= self._vocabulary:
+            raise DamagedBlock
+        return ids_B
 
     @property
     def exhausted(self) -> bool:

@@ -135,21 +135,24 @@ class DocumentChunks:
 class DocumentBlocks:
     """Each document on its own, `chunk` targets a window; windows of a block begin at the same place.
 
-    A block reads on from its first token until `length` tokens are full; the next begins half of `length`
-    further on, or as much less as its first chunk needs. So what a window has read can be kept for the next.
+    A block reads on from its first token until `length` tokens are full; the next begins `stride` further on
+    (None: half of `length`), or as much less as its first chunk needs. So what a window has read can be kept
+    for the next.
     """
 
     length: int
     chunk: int
+    stride: int | None = None
 
     @property
     def name(self) -> str:
-        return f"per document, chunks of {self.chunk} in blocks of {self.length}"
+        apart = "" if self.stride is None else f", {self.stride} apart"
+        return f"per document, chunks of {self.chunk} in blocks of {self.length}{apart}"
 
     def windows(self, starts: np.ndarray, targets: int) -> Iterator[Window]:
         """Windows that begin with their document, document after document."""
         # A block begins no later than the chunk that did not fit into the one before.
-        stride = max(1, min(self.length // 2, self.length - self.chunk + 1))
+        stride = max(1, min(self.stride or self.length // 2, self.length - self.chunk + 1))
         for first, last in _documents(starts, targets):
             for scored in range(first, last, self.chunk):
                 beyond = scored + self.chunk - first - self.length

@@ -45,9 +45,10 @@ class DocumentLora:
     (#1530). steps: of gradient for a chunk; those after the first read it again, and score nothing. per_pass:
     a layer that loops has adapters for each of its passes. context: "reread", every chunk reads its window
     anew with the adapters of now, as published; "kept", what was read stays as it was and gradients reach
-    back no further than the chunk, which costs a fraction. warm_start: after so many documents, longest
-    first, A starts from the mean of what it became in them (B from zero); None always from the same. phases:
-    all weights learn from whole documents as well.
+    back no further than the chunk, which costs a fraction. stride: once a kept context is full, the next
+    begins so many tokens further on and the rest is read again (None: half of `length`). warm_start: after so
+    many documents, longest first, A starts from the mean of what it became in them (B from zero); None always
+    from the same. phases: all weights learn from whole documents as well.
     """
 
     rank: int = 8
@@ -63,6 +64,7 @@ class DocumentLora:
     steps: int = 1
     per_pass: bool = False
     context: Literal["reread", "kept"] = "reread"
+    stride: int | None = None
     warm_start: int | None = None
     phases: Phases | None = None
 
@@ -86,6 +88,10 @@ class DocumentLora:
             )
         if self.alpha is not None and self.alpha <= 0:
             raise RecipeError(f"alpha={self.alpha}; give a positive number, or None for no scale")
+        if self.stride is not None and (self.context == "reread" or not 1 <= self.stride <= self.length):
+            raise RecipeError(
+                f'stride={self.stride}; give 1 to {self.length} tokens, with context "kept" alone, or None'
+            )
         if self.warm_start is not None and self.warm_start < 1:
             raise RecipeError(f"warm_start={self.warm_start}; give a number of documents, or None")
         allowed = [role for role in Role if role in MATRIX_ROLES or role == Role.HEAD]
@@ -96,8 +102,9 @@ class DocumentLora:
 
     def plan(self, headline: Plan) -> Plan:
         """Windows of its own: there must be something to learn from between any two of a document."""
-        kind = DocumentChunks if self.context == "reread" else DocumentBlocks
-        return kind(self.length, self.chunk)
+        if self.context == "reread":
+            return DocumentChunks(self.length, self.chunk)
+        return DocumentBlocks(self.length, self.chunk, self.stride)
 
     @property
     def separate_documents(self) -> int:
@@ -132,7 +139,7 @@ class DocumentLora:
         documents: Sequence[Document],
         tokens_per_pass: int | None,
         watch: Watch,
-        tilt: Tilt | None = None,
+        tilt: Tilt | None,
     ) -> None:
         """Documents between two phases: each learns by itself, but for what a warm start hands on."""
         # Nothing is learned in a document of one window, so all of them may share the model without adapters.

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.adaptation.lora import DocumentLora
-from bytegolf.evaluation.adaptation.matches import Matches, matches_of
+from bytegolf.evaluation.adaptation.matches import Matcher, Matches, matches_of
 from bytegolf.evaluation.adaptation.sgd import ScoreFirstSgd
 from bytegolf.evaluation.legality import Session
-from bytegolf.evaluation.passes import Watch, on_device, score_windows
+from bytegolf.evaluation.passes import Tilt, Watch, on_device, score_windows
 from bytegolf.evaluation.windows import Plan, Window
 from bytegolf.model.spec import LanguageModel
 
@@ -23,9 +23,7 @@ from bytegolf.model.spec import LanguageModel
 WEIGHTS = (-0.718, 0.125, -0.024, 0.373, 0.189, 0.052, -0.027, 0.024, -0.054, -0.121, -0.029, 0.028)
 #: Log-probabilities that are in memory at a time.
 _SLAB_ENTRIES = 1 << 27
-#: Bound of s.
-MOST_SHIFT = 12.0
-_MOST_ODDS, _LEAST = 13.0, 1e-37
+_MOST_ODDS, _MOST_SHIFT, _LEAST = 13.0, 12.0, 1e-37
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class MatchModel:
         else:
             self.learner.score(model, session, windows, tokens_per_pass, watch, tilt)
 
-    def tilt(self, session: Session) -> "MatchTilt":
+    def tilt(self, session: Session) -> Tilt:
         """The tilt of every target of a session that knows its tokens."""
         ids, _ = session.inputs(np.arange(session.targets + 1))
         return MatchTilt(self, matches_of(ids, session.starts))
@@ -108,10 +106,15 @@ class MatchModel:
 
     def _shift(self, hint: "Hint", matches: Matches) -> tuple[Tensor, Tensor]:
         """s and ln(1 + p(m) · (exp(s) − 1)), (M,) float64 each; 0 where nothing matches."""
-        weights = torch.tensor(self.weights, dtype=torch.float64, device=hint.log_M.device)
-        shift_M = (hint.features(matches) @ weights).clamp(-MOST_SHIFT, MOST_SHIFT)
-        normalizer_M = torch.logaddexp(hint.rest_M, hint.log_M + shift_M)
+        weights_F = torch.tensor(self.weights, dtype=torch.float64, device=hint.log_M.device)
+        shift_M, normalizer_M = shifted(hint.features(matches), weights_F, hint.log_M, hint.rest_M)
         return shift_M * hint.there_M, normalizer_M * hint.there_M
+
+
+def shifted(features_MF: Tensor, weights_F: Tensor, log_M: Tensor, rest_M: Tensor) -> tuple[Tensor, Tensor]:
+    """s and the logarithm of what p′ is divided by, (M,) each, from what a `Hint` says."""
+    shift_M = (features_MF @ weights_F).clamp(-_MOST_SHIFT, _MOST_SHIFT)
+    return shift_M, torch.logaddexp(rest_M, log_M + shift_M)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,10 +172,24 @@ class MatchTilt:
         rows = max(1, _SLAB_ENTRIES // model.spec.vocabulary) if alone else max(1, len(index_M))
         parts = [
             self._spec.tilted_nats(
-                model.distribution(h_MD[first : first + rows].detach()),
+                model.distribution(h_MD[first : first + rows]),
                 targets_M[first : first + rows],
                 self._matches.at(index_M[first : first + rows]),
             )
             for first in range(0, len(index_M), rows)
         ]
         return torch.cat(parts)
+
+
+class StreamsTilt:
+    """A `MatchModel` on streams that are read a token at a time."""
+
+    def __init__(self, spec: MatchModel, streams: int) -> None:
+        self._spec, self._matcher = spec, Matcher(streams)
+
+    def tilted(self, logs_BV: Tensor, ids_B: np.ndarray, starts_B: np.ndarray) -> Tensor:
+        """The tilted log-probabilities (B, V) behind one more token of each of the first B streams.
+
+        starts_B: bool, whether the token begins a document.
+        """
+        return self._spec.tilted(logs_BV, self._matcher.read(ids_B, starts_B))

@@ -20,7 +20,7 @@ _ADD, _TIMES, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What the longest match says of each target; int64 arrays of one shape.
+    """What the longest match says of each of M targets; int64 arrays (M,).
 
     ids: the token that followed the context's latest occurrence, −1 where nothing matches. lengths: tokens of
     the context. occurrences: how often it stood in the document before. followed: how often by that token.
@@ -34,8 +34,8 @@ class Matches:
     distances: np.ndarray
 
     @staticmethod
-    def none(shape: int | tuple[int, ...]) -> "Matches":
-        return Matches(np.full(shape, -1), *(np.zeros(shape, dtype=np.int64) for _ in range(4)))
+    def none(count: int) -> "Matches":
+        return Matches(np.full(count, -1), *(np.zeros(count, dtype=np.int64) for _ in range(4)))
 
     def at(self, index: np.ndarray) -> "Matches":
         """Those of some targets."""
