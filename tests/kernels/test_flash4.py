@@ -235,7 +235,7 @@ def queries(width: int = 64, device: str = "cuda") -> Tensor:
 def test_training_on_the_gpus_it_was_written_for_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     hopper(monkeypatch)
     assert flash4.runs_flash4(queries())
-    assert flash4.runs_flash4(queries(48))
+    assert flash4.runs_flash4(queries(128))
     hopper(monkeypatch, (10, 3))
     assert flash4.runs_flash4(queries())
 
@@ -243,8 +243,9 @@ def test_training_on_the_gpus_it_was_written_for_takes_it(monkeypatch: pytest.Mo
 def test_all_else_stays_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     hopper(monkeypatch)
     assert not flash4.runs_flash4(queries(device="cpu"))
-    assert not flash4.runs_flash4(queries(12))
-    assert not flash4.runs_flash4(queries(256))
+    # Its gradients are wrong at 48, and were compared with the reference's at two widths alone.
+    for width in (12, 32, 48, 96, 256):
+        assert not flash4.runs_flash4(queries(width))
     with torch.no_grad():
         assert not flash4.runs_flash4(queries())
     for warn_only in (False, True):
@@ -348,8 +349,8 @@ def test_on_gpus_it_attends_and_learns_as_the_reference(
 
 
 @on_gpu
-@pytest.mark.parametrize("shape", [(4, 300, 4, 2, 48), (2, 300, 4, 4, 32), (2, 256, 8, 1, 128)])
-def test_on_gpus_other_widths_of_heads_attend_and_learn_as_well(shape: Shape) -> None:
+@pytest.mark.parametrize("shape", [(4, 300, 4, 2, 128), (2, 256, 8, 1, 128)])
+def test_on_gpus_wide_heads_attend_and_learn_as_well(shape: Shape) -> None:
     compare(attended, shape, 100, share=0.02, device="cuda")
 
 
