@@ -21,8 +21,9 @@ entry #2143 has them) and 4 (the coarsest that a plan chooses) are coarse enough
 clips are standard deviations, which a rotation leaves as they are: with it and without, every row has the
 same step. The embedding keeps 8 bits.
 
-Marked capitals need a tokenizer of their own; `plain-pieces` is their control, trained as theirs are. Each is
-trained from the text unless --tokenizer-for names a saved one, and has the prepared folder FOLDER-CHANGE.
+Marked capitals need tokenizers of their own: trained from the text unless --tokenizer-for names saved ones,
+in prepared folders FOLDER-CHANGE. A fair control has plain pieces trained as theirs are: its own, without
+--tokenizer.
 """
 
 import argparse
@@ -102,7 +103,6 @@ PUBLISHED_CORRECTION = LowRankCorrection(rank=4, matrices=3, largest="norm")
 FULL_CORRECTION = LowRankCorrection(rank=4, matrices=1000)
 
 TOKENS = {
-    "plain-pieces": SentencePiece(vocabulary=8192),
     "caseops": SentencePiece(vocabulary=8192, casing=True),
     "caseops-before-space": SentencePiece(vocabulary=8192, casing="before_space"),
 }
@@ -125,7 +125,7 @@ def gated(gate: Gate) -> Change:
 
 
 def on_tokens(name: str) -> Change:
-    """Pieces trained in one of three ways."""
+    """Pieces trained in one of two ways."""
     return lambda recipe: replace(recipe, tokens=TOKENS[name])
 
 
@@ -171,9 +171,8 @@ CASES: dict[str, Case] = {
     ),
     "gram": Case(on_matrices(gram_above=2.5)),
     "rate-floor": Case(on_training(schedule=Schedule(warmdown=1.0, floor=0.1))),
-    "plain-pieces": Case(on_tokens("plain-pieces")),
-    "caseops": Case(on_tokens("caseops"), "plain-pieces"),
-    "caseops-before-space": Case(on_tokens("caseops-before-space"), "plain-pieces"),
+    "caseops": Case(on_tokens("caseops")),
+    "caseops-before-space": Case(on_tokens("caseops-before-space")),
     **compressions(5),
     **compressions(4),
 }
