@@ -24,6 +24,7 @@ from studies import (
     Words,
     compared,
     deviation_text,
+    each,
     on_attention,
     on_layers,
     on_matrices,
@@ -128,9 +129,12 @@ def main(words: Words = None) -> None:
         console.print("\n".join(CHANGES))
     if options.table:
         console.print(table(list(collected(options.table))))
-    for name in options.changes:
+
+    def study(name: str) -> None:
         recipe = on_text(changed(name, base(options.tokens)), options)
         run(recipe, options.out / f"{name}-seed{options.seed}", console=console)
+
+    each(options.changes, study)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/frontier.py --list
     python benchmarks/frontier.py CHANGE… --text FILE… --validation FILE --tokenizer FILE \
-        [--seconds 90] [--seed N] [--out FOLDER] [--prepared FOLDER] [--tokenizer-for CHANGE=FILE…]
+        [--seconds 90] [--seed N] [--out FOLDER] [--prepared FOLDER [--prepare]] \
+        [--tokenizer-for CHANGE=FILE…]
     python benchmarks/frontier.py --table FOLDER
 
 The control `none` is the ladder's rung `wider-mlp` without quantization-aware training: nine layers of width
@@ -24,11 +25,12 @@ same step. The embedding keeps 8 bits.
 Marked capitals need tokenizers of their own: trained from the text unless --tokenizer-for names saved ones,
 in prepared folders FOLDER-CHANGE. A fair control has plain pieces trained as theirs are: its own, without
 --tokenizer.
+
+frontier.sh runs the whole study on two GPUs. What fails is said, and the others go on.
 """
 
 import argparse
 import functools
-import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +47,7 @@ from studies import (
     Words,
     compared,
     deviation_text,
+    each,
     held_out,
     on_attention,
     on_compression,
@@ -54,6 +57,8 @@ from studies import (
     on_text,
     on_training,
     parser,
+    prepare_only,
+    step_milliseconds,
     tabled,
 )
 
@@ -72,7 +77,6 @@ from bytegolf.model.lanes import Lanes
 from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import XieluMlp, published_xielu
 from bytegolf.recipe import Recipe
-from bytegolf.report.run_folder import read_run
 from bytegolf.runner import Trained, train, trained_run, write_json
 from bytegolf.running.environment import describe_environment
 from bytegolf.running.export import export
@@ -270,13 +274,6 @@ def collected(folder: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def step_milliseconds(folder: Path) -> float:
-    """The median duration of a run's steps, of which its record may hold only some."""
-    numbers, seconds = read_run(folder).points("train", "step", "seconds")
-    events = itertools.pairwise(zip(numbers, seconds, strict=True))
-    return 1000 * statistics.median((late - early) / (n - m) for (m, early), (n, late) in events)
-
-
 HEADINGS = (
     "change",
     "against",
@@ -335,6 +332,7 @@ def main(words: Words = None) -> None:
     made.add_argument(
         "--tokenizer-for", nargs="+", type=named_file, default=[], metavar="CHANGE=FILE", help="saved ones"
     )
+    made.add_argument("--prepare", action="store_true", help="the text, and train nothing")
     options = made.parse_args(words)
     console = Console(width=160)
     if options.list:
@@ -342,8 +340,11 @@ def main(words: Words = None) -> None:
             print(f"{name:24} against {case.control}{', no training' if case.stored else ''}")
     if options.table:
         console.print(table(list(collected(options.table))))
-    for name in options.changes:
-        study(name, recipe_of(name, options), options.out, console)
+    recipes = {name: recipe_of(name, options) for name in options.changes}
+    if options.prepare:
+        prepare_only(recipes.values())
+    else:
+        each(recipes, lambda name: study(name, recipes[name], options.out, console))
 
 
 if __name__ == "__main__":

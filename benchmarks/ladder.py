@@ -12,7 +12,7 @@ folder of its own.
 from dataclasses import replace
 
 from rich.console import Console
-from studies import Change, Words, on_attention, on_layers, on_model, on_text, on_training, parser
+from studies import Change, Words, each, on_attention, on_layers, on_model, on_text, on_training, parser
 
 from bytegolf.compression.grid import BestQuantile, Grid
 from bytegolf.compression.spec import DEFAULT_CHOICES, FitBytes
@@ -126,7 +126,8 @@ def main(words: Words = None) -> None:
         for name, change in LADDER.items():
             print(f"{name:20} {(change.__doc__ or '').partition(chr(10))[0]}")
         return
-    for name in options.rungs:
+
+    def climb(name: str) -> None:
         recipe = on_text(rung(name), options)
         recipe = replace(
             recipe,
@@ -134,6 +135,8 @@ def main(words: Words = None) -> None:
             evaluation=replace(recipe.evaluation, plans=(Chunked(1024), Sliding(1024, 64))),
         )
         run(recipe, options.out / f"{name}-seed{options.seed}", console=Console(width=150))
+
+    each(options.rungs, climb)
 
 
 if __name__ == "__main__":

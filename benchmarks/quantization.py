@@ -28,6 +28,7 @@ from studies import (
     LAYER,
     NINE_LAYERS,
     Words,
+    each,
     float_and_file,
     on_text,
     on_training,
@@ -205,11 +206,14 @@ def main(words: Words = None) -> None:
         console.print("\n".join(CASES))
     if options.table:
         console.print(table(list(collected(options.table))))
-    for name in options.cases:
+
+    def shown(name: str) -> None:
         case = CASES[name]
         recipe = recipe_of(case, next(iter(case.storages.values())), options.tokens)
         folder = options.out / f"{name}-seed{options.seed}"
         console.print(table(study(case, on_text(recipe, options), folder, console)))
+
+    each(options.cases, shown)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """What the studies of this folder share: changes of a recipe, a small network, and the command line."""
 
 import argparse
+import itertools
 import json
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
 
 from bytegolf.compression.spec import Compression
+from bytegolf.errors import RecipeError
 from bytegolf.evaluation.bits import token_stream
 from bytegolf.evaluation.windows import Chunked
 from bytegolf.model.attention import Attention
@@ -19,11 +24,15 @@ from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
 from bytegolf.recipes.baseline import RECIPE as BASELINE
+from bytegolf.report.run_folder import read_run
+from bytegolf.running.prepared import open_data
+from bytegolf.running.progress import Display
 from bytegolf.text.spec import Text
 from bytegolf.tokens.shards import Prepared
 from bytegolf.tokens.spec import TokenizerFile
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
+from bytegolf.training.ranks import Ranks
 
 Change = Callable[[Recipe], Recipe]
 Words = Sequence[str] | None
@@ -76,10 +85,13 @@ def on_attention(change: Callable[[int, int, Attention], Attention], **changes: 
     return on_layers(lambda i, n, layer: replace(layer, mixer=change(i, n, layer.mixer)), **changes)
 
 
-def parser(doc: str | None, kind: str, names: Collection[str], out: str) -> argparse.ArgumentParser:
-    """The options that all studies have: which `names`, what text, which seed, and where runs go."""
+def parser(doc: str | None, kind: str, names: Collection[str] | None, out: str) -> argparse.ArgumentParser:
+    """The options that all studies have: which `names`, what text, which seed, and where runs go.
+
+    Without `names` any word will do.
+    """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument(f"{kind}s", nargs="*", choices=[*names, []], metavar=kind.upper())
+    made.add_argument(f"{kind}s", nargs="*", choices=names and [*names, []], metavar=kind.upper())
     made.add_argument("--list", action="store_true", help="what there is, instead of running it")
     made.add_argument("--text", nargs="+", default=["kjv"])
     made.add_argument("--validation", nargs="*", default=[])
@@ -99,6 +111,29 @@ def on_text(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         prepared=options.prepared,
         training=replace(recipe.training, seed=options.seed),
     )
+
+
+def each(names: Iterable[str], study: Callable[[str], object]) -> None:
+    """Studies one after another. What fails is said, and the others go on; then the exit code is 1."""
+    failed = []
+    for name in names:
+        try:
+            study(name)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {' '.join(failed)}")
+
+
+def prepare_only(recipes: Iterable[Recipe]) -> None:
+    """Prepares the text of these recipes in the folders that they name, for several trainings at a time."""
+    for recipe in {recipe.prepared: recipe for recipe in recipes}.values():
+        if not recipe.prepared:
+            raise RecipeError("there is no folder to prepare; name one with --prepared")
+        display = Display(Console(width=160))
+        with display.line():
+            open_data(recipe, Path(recipe.prepared), Ranks(), display)
 
 
 def tabled(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -182,6 +217,13 @@ def compared(
             "noise": _deviation(base),
             "runs": runs,
         }
+
+
+def step_milliseconds(folder: Path) -> float:
+    """The median duration of a run's steps, of which its record may hold only some."""
+    numbers, seconds = read_run(folder).points("train", "step", "seconds")
+    events = itertools.pairwise(zip(numbers, seconds, strict=True))
+    return 1000 * statistics.median((late - early) / (n - m) for (m, early), (n, late) in events)
 
 
 def _deviation(values: Sequence[float]) -> float | None:

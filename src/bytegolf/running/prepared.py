@@ -8,6 +8,7 @@ from bytegolf.recipe import Recipe
 from bytegolf.running.progress import Display
 from bytegolf.text.readers import source_files
 from bytegolf.text.spec import load_text
+from bytegolf.tokens.manifest import file_digest
 from bytegolf.tokens.shards import Prepared, open_prepared, prepare
 from bytegolf.tokens.spec import SentencePiece, TokenizerFile, build_tokenizer
 from bytegolf.training.ranks import Ranks
@@ -36,7 +37,8 @@ def open_data(recipe: Recipe, folder: Path, ranks: Ranks, display: Display) -> P
                 training=split.training,
                 validation=split.validation,
                 tokenizer=tokenizer,
-                source=source,
+                source=source
+                | {"files": [[*entry, file_digest(Path(entry[0]))] for entry in source["files"]]},
                 progress=lambda documents, done: display.update(f"tokenizing … {documents:,} documents"),
                 processes=(os.cpu_count() or 1) if size > _PARALLEL_BYTES else 1,
             )
@@ -57,7 +59,29 @@ def _reused(where: Path, source: dict[str, Any]) -> Prepared | None:
     if not (where / "manifest.json").exists():
         return None
     prepared = open_prepared(where)
-    return prepared if prepared.manifest["source"] == source else None
+    made_from = prepared.manifest["source"]
+    if made_from.keys() != source.keys():
+        return None
+    others = made_from.keys() - {"files"}
+    same = all(made_from[key] == source[key] for key in others) and _same_files(
+        made_from["files"], source["files"]
+    )
+    return prepared if same else None
+
+
+def _with_digests(files: list[list[Any]]) -> list[list[Any]]:
+    return [[*entry, file_digest(Path(entry[0]))] for entry in files]
+
+
+def _same_files(prepared: list[list[Any]], found: list[list[Any]]) -> bool:
+    """Whether files are the same by path, size and time; a copy's or checkout's other time is looked into.
+
+    An entry of `prepared` has the SHA-256 too; one prepared before these were kept has none.
+    """
+    return len(prepared) == len(found) and all(
+        known[:3] == entry or (known[:2] == entry[:2] and known[3:] == [file_digest(Path(entry[0]))])
+        for known, entry in zip(prepared, found, strict=True)
+    )
 
 
 def _source(recipe: Recipe) -> dict[str, Any]:

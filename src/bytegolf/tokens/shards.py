@@ -6,6 +6,7 @@ every document and a sketch of the 13-grams trained on, by which `tokens.cleanli
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -263,10 +264,10 @@ def _require_same(
     remedy = f"choose another folder or delete {folder}"
     prepared = manifest["source"]
     for key in sorted(prepared.keys() | source.keys()):
-        if prepared.get(key) != source.get(key):
+        there, here = _first_difference(prepared.get(key), source.get(key))
+        if there != here:
             raise ShardError(
-                f"{folder} was prepared from other text: {key} is {prepared.get(key)!r} there and "
-                f"{source.get(key)!r} here; {remedy}"
+                f"{folder} was prepared from other text: {key} is {there!r} there and {here!r} here; {remedy}"
             )
     digest = manifest["tokenizer"].get("digest")
     if digest != tokenizer.digest:
@@ -274,6 +275,13 @@ def _require_same(
             f"{folder} was prepared with another tokenizer (digest {str(digest)[:12]}, "
             f"here {tokenizer.digest[:12]}); {remedy}"
         )
+
+
+def _first_difference(there: Any, here: Any) -> tuple[Any, Any]:
+    """Both, or of two lists the first entries that differ: nobody reads those of ten thousand files."""
+    if isinstance(there, list) and isinstance(here, list):
+        return next(((a, b) for a, b in itertools.zip_longest(there, here) if a != b), (None, None))
+    return there, here
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -1,0 +1,28 @@
+#!/bin/sh
+# The study of frontier.py on two GPUs, a seed on each: the same changes in the same order at the same time.
+#
+#     sh benchmarks/frontier.sh TEXT OUT [SECONDS [CHANGE…]]
+#
+# TEXT is a folder with train-*.jsonl.xz and val.jsonl.xz. The text is tokenized first, once for both GPUs.
+# OUT/seed1.log and OUT/seed2.log say how far each is; finished runs lie beside them, and
+# `python benchmarks/frontier.py --table OUT` makes their table at any time.
+set -eu
+text=$1 out=$2 seconds=${3:-90}
+[ $# -gt 3 ] && shift 3 || set -- none windows tied-globals loop parcae-truncated sparse-gate xielu-learned \
+    gram caseops gptq-4 rotated-4 corrected-4 corrected-all-4 rotated-corrected-4 gptq-5 rotated-5 \
+    corrected-5 corrected-all-5 rotated-corrected-5 out-gate full-gate xielu-published
+python=${PYTHON:-python}
+study() {
+    $python -u benchmarks/frontier.py "$@" --text "$text"/train-*.jsonl.xz --validation "$text/val.jsonl.xz" \
+        --seconds "$seconds" --out "$out" --prepared "$out/data"
+}
+mkdir -p "$out"
+for change in none caseops; do
+    case " $* " in *" $change "*) study $change --prepare >"$out/$change.log" 2>&1 & esac
+done
+wait
+for gpu in 0 1; do
+    CUDA_VISIBLE_DEVICES=$gpu study "$@" --seed $((gpu + 1)) >"$out/seed$((gpu + 1)).log" 2>&1 &
+done
+wait
+study --table "$out"
