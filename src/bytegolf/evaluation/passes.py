@@ -51,6 +51,10 @@ class Tilt(Protocol):
         """
         ...
 
+    def tilted_nats(self, logs_MV: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
+        """The same from all log-probabilities (M, V), where these are known."""
+        ...
+
 
 def silent(done: int, total: int) -> None:
     """Watches nothing."""

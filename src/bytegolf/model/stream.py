@@ -14,6 +14,39 @@ from bytegolf.kernels.attention import Segments, segments_from_starts
 _DOCUMENT = "document"
 
 
+#: A position after every query: what stands there is seen by none.
+_NEVER = 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where T tokens go in the room that a memory has for S.
+
+    places_T: int64. For each room, source_S: the one of the T that it may take, and new_S: whether it does.
+    """
+
+    places_T: Tensor
+    source_S: Tensor
+    new_S: Tensor
+
+    @staticmethod
+    def of(first_1: Tensor, tokens: int, capacity: int) -> "Places":
+        """`tokens` places from `first_1` (int64, one number) on, on its device."""
+        ahead_S = torch.arange(capacity, device=first_1.device) - first_1
+        return Places(
+            first_1 + torch.arange(tokens, device=first_1.device),
+            ahead_S.clamp(0, tokens - 1),
+            (ahead_S >= 0) & (ahead_S < tokens),
+        )
+
+    @torch.no_grad()
+    def write(self, kept_BSX: Tensor, value_BTX: Tensor) -> None:
+        """Puts the tokens into their rooms, in place, and leaves the rest as it is."""
+        new_S1 = self.new_S.view(-1, *[1] * (kept_BSX.ndim - 2))
+        # Every room is written: where a GPU is told the places, writes are waited for or do not repeat.
+        kept_BSX.copy_(torch.where(new_S1, value_BTX.index_select(1, self.source_S), kept_BSX))
+
+
 @dataclass
 class Memory:
     """What the layers keep between tokens while decoding: tensors by layer and name, and how far we are.
@@ -22,14 +55,17 @@ class Memory:
     training uses. `capacity` is a bound on the tokens to come, for which room is then taken once; without it
     every token copies all before it. `one_document`: no row has begun another document since its first token.
     `place_1` (int64, one number on the model's device): while set, one token a row is written at this place
-    and all the room is given back, so that shapes and addresses do not depend on how far we are. `turn`: how
-    often the running layer has been applied to these tokens before; each time it keeps tensors of its own.
+    and all the room is given back, so that shapes and addresses do not depend on how far we are. `places`:
+    the same for T tokens a row that are learned from; they are given back behind the room, and gradients
+    reach them alone. `turn`: how often the running layer has been applied to these tokens before; each time
+    it keeps tensors of its own.
     """
 
     capacity: int | None = None
     position: int = 0
     one_document: bool = True
     place_1: Tensor | None = None
+    places: Places | None = None
     turn: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -37,9 +73,15 @@ class Memory:
         """Appends along time to what is kept under `key`; returns all of it, (B, position, ...).
 
         While `place_1` is set, (B, capacity, ...): what lies after that place is finite, and no part of it.
+        While `places` are set, (B, capacity + T, ...): of the capacity, what lies before them is part of it.
         """
         key = self._key(key)
         kept = self.tensors.get(key)
+        if self.places is not None:
+            assert kept is not None
+            whole = torch.cat([kept, value_BTX], dim=1)
+            self.places.write(kept, value_BTX.detach())
+            return whole
         if self.capacity is None:
             kept = value_BTX if kept is None else torch.cat([kept, value_BTX], dim=1)
             self.tensors[key] = kept
@@ -61,13 +103,14 @@ class Memory:
         """
         key = self._key(key)
         newest_B1X = value_BTX[:, -1:]
-        # `position` already counts these tokens; with `place_1` set, something has always been read before.
-        first = self.place_1 is None and self.position == value_BTX.shape[1]
+        # `position` already counts these tokens; at places there is always something from before.
+        counted = self.place_1 is None and self.places is None
+        first = counted and self.position == value_BTX.shape[1]
         before_B1X = torch.zeros_like(newest_B1X) if first else self.tensors[key]
         shifted_BTX = torch.cat([before_B1X, value_BTX[:, :-1]], dim=1)
         if self.capacity is not None and key in self.tensors:
             # A recorded graph reads this address.
-            self.tensors[key].copy_(newest_B1X)
+            self.tensors[key].copy_(newest_B1X.detach())
         else:
             self.tensors[key] = newest_B1X.clone()
         return shifted_BTX
@@ -162,3 +205,19 @@ class Stream:
         key_document_BS = memory.extend(_DOCUMENT, document_B1)
         key_positions_S = torch.arange(memory.capacity, device=starts_B1.device)
         return Stream(starts_B1, document_B1, place_1, key_document_BS, key_positions_S, None, memory)
+
+    @staticmethod
+    def of_places(starts_BT: Tensor, memory: Memory) -> "Stream":
+        """The stream of T tokens a row at `memory.places`: the same work on the same addresses every time.
+
+        `starts_BT` lies on the model's device. The memory has rooms, zero where nothing was read yet.
+        """
+        places = memory.places
+        assert places is not None
+        before_B1 = memory.tensors[_DOCUMENT].index_select(1, (places.places_T[:1] - 1).clamp(min=0))
+        document_BT = before_B1 + starts_BT.long().cumsum(dim=1)
+        key_document_BS = memory.extend(_DOCUMENT, document_BT)
+        rooms_S = torch.arange(len(places.new_S), device=starts_BT.device)
+        rooms_S = rooms_S.masked_fill(rooms_S >= places.places_T[0], _NEVER)
+        key_positions_S = torch.cat([rooms_S, places.places_T])
+        return Stream(starts_BT, document_BT, places.places_T, key_document_BS, key_positions_S, None, memory)

@@ -57,9 +57,18 @@ class RowLowRank:
         """Factors for `rows` rows as they start: A (B, I, R) and B (B, R, O) of each turn."""
         factors = []
         for start_IR in self._starts_IR:
-            factors.append(start_IR.to(device, dtype).repeat(rows, 1, 1))
-            factors.append(factors[0].new_zeros(rows, start_IR.shape[1], self._outputs))
+            inputs, rank = start_IR.shape
+            for shape in ((rows, inputs, rank), (rows, rank, self._outputs)):
+                factors.append(torch.empty(shape, device=device, dtype=dtype))
+        self.restart(factors)
         return factors
+
+    @torch.no_grad()
+    def restart(self, factors: list[Tensor]) -> None:
+        """Puts factors back to where they start, in place."""
+        for start_IR, a_BIR, b_BRO in zip(self._starts_IR, factors[::2], factors[1::2], strict=True):
+            a_BIR.copy_(start_IR)
+            b_BRO.zero_()
 
     def use(self, factors: list[Tensor]) -> None:
         """Acts with these factors, ordered as `fresh` gives them."""

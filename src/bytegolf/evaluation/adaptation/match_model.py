@@ -171,14 +171,19 @@ class MatchTilt:
         alone = model.head_adapter is None
         rows = max(1, _SLAB_ENTRIES // model.spec.vocabulary) if alone else max(1, len(index_M))
         parts = [
-            self._spec.tilted_nats(
+            self.tilted_nats(
                 model.distribution(h_MD[first : first + rows]),
+                index_M[first : first + rows],
                 targets_M[first : first + rows],
-                self._matches.at(index_M[first : first + rows]),
             )
             for first in range(0, len(index_M), rows)
         ]
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def tilted_nats(self, logs_MV: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
+        """−ln p′ (M,), float64, of the targets `index_M`, from the model's log-probabilities."""
+        return self._spec.tilted_nats(logs_MV, targets_M, self._matches.at(index_M))
 
 
 class StreamsTilt:

@@ -36,6 +36,12 @@ class RowAdamW:
         device = factors[0].device if self._fused else torch.device("cpu")
         self._steps = [torch.zeros((), device=device) for _ in factors]
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Forgets all gradients, in place; the factors stay."""
+        for tensor in (*self._means, *self._squares, *self._steps):
+            tensor.zero_()
+
     def leaves(self, rows: int) -> list[Tensor]:
         """The factors' first `rows` rows, in the same memory, that gather gradients."""
         return [factor[:rows].requires_grad_() for factor in self.factors]
