@@ -4,10 +4,10 @@
     python benchmarks/probes.py CHANGE[+CHANGE…]… --text FILE… --validation FILE --tokenizer FILE \
         [--seconds 120] [--seed N] [--compress] [--out FOLDER] [--prepared FOLDER [--prepare]]
 
-Each appends a line to FOLDER/probes.jsonl: bits per byte of the trained model on the held-out text in chunks
-of 1,024, and on its last hundred training batches, which tell what it knows by heart. Rates fall over the
-seconds given, so a short training is no beginning of a long one. With --compress the file too, under the
-recipe's budget of bytes. What fails is said, and the others go on.
+Each appends a line to FOLDER/probes.jsonl: bits per byte of the trained model on the held-out text, in chunks
+of 1,024 and sliding by an eighth of its longest rows, and on its last hundred training batches, which tells
+what it knows by heart. Rates fall over the seconds given, so a short training is no beginning of a long one.
+With --compress the file too, under the recipe's budget of bytes. What fails is said, and the others go on.
 """
 
 import functools
@@ -39,7 +39,7 @@ from studies import (
 from bytegolf.artifact.loading import load
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.bits import score
-from bytegolf.evaluation.windows import Chunked
+from bytegolf.evaluation.windows import Chunked, Sliding
 from bytegolf.model.attention import Attention
 from bytegolf.recipe import Recipe
 from bytegolf.recipes.best import RECIPE as BEST
@@ -86,6 +86,17 @@ def on_embedding(**changes: object) -> Change:
     return changed
 
 
+def on_rows(length: int, longer: LongerRows) -> Change:
+    """Rows of another length, as many tokens a step, joined later."""
+
+    def changed(recipe: Recipe) -> Recipe:
+        training = recipe.training
+        rows = training.rows * training.length // length
+        return on_training(length=length, rows=rows, forward_rows=rows, longer_rows=longer)(recipe)
+
+    return changed
+
+
 def alternating(layer: int, layers: int, mixer: Attention, window: int = 256) -> Attention:
     """Every other layer sees a window, the last one the row."""
     return replace(mixer, window=window) if (layers - 1 - layer) % 2 else mixer
@@ -97,12 +108,16 @@ CHANGES: dict[str, Change] = {
     **{f"rate-{rate:g}": on_matrices(learning_rate=rate) for rate in (0.02, 0.035)},
     **{f"width-{width}": on_width(width) for width in (512, 768, 896)},
     **{f"layers-{layers}": on_depth(layers) for layers in (5, 7, 8, 9)},
+    "cautious": on_matrices(cautious=True),
+    "second-moment": on_matrices(second_moment=0.95),
     "uniform-start": on_model(initialization="uniform"),
     "embedding-decay": on_embedding(weight_decay=0.02),
     "embedding-rate-0.014": on_embedding(learning_rate=0.014),
     "average-0.98": on_training(average=Average(decay=0.98)),
     "average-0.9": on_training(average=Average(decay=0.9)),
-    "longer-rows": on_training(longer_rows=LongerRows(start=0.75)),
+    **{f"short-rows-until-{start:g}": on_rows(512, LongerRows(start=start)) for start in (0.3, 0.5, 0.7)},
+    "longer-rows": on_rows(1024, LongerRows(start=0.75)),
+    "short-then-longer-rows": on_rows(512, LongerRows(start=0.6, times=4)),
     "windows": on_attention(alternating),
     "exclusive": on_attention(lambda i, n, mixer: replace(mixer, exclusive=True)),
     "slope": on_layers(lambda i, n, layer: replace(layer, mlp=replace(layer.mlp, slope=0.5))),
@@ -129,11 +144,13 @@ def probe(recipe: Recipe, folder: Path, console: Console, *, compress: bool) -> 
     with display.line():
         trained = train(recipe, folder, resume=False, ranks=ranks, display=display)
         prepared = trained.prepared
+        tokenizer = prepared.tokenizer
         ids, starts = held_out(prepared)
-        scored = functools.partial(
-            score, tokenizer=prepared.tokenizer, ids=ids, starts=starts, plan=Chunked(1024)
-        )
+        scored = functools.partial(score, tokenizer=tokenizer, ids=ids, starts=starts, plan=Chunked(1024))
         row = {"float": scored(trained.model).bits_per_byte, "last_batches": last_batches(trained, folder)}
+        longest = longest_rows(trained.recipe)
+        sliding = score(trained.model, tokenizer, ids, starts, Sliding(longest, longest // 8))
+        row |= {"sliding": sliding.bits_per_byte, "sliding_plan": sliding.plan}
         if compress:
             display.update("compressing …")
             plan, training = trained.seen_plan, trained.training
@@ -147,6 +164,12 @@ def probe(recipe: Recipe, folder: Path, console: Console, *, compress: bool) -> 
         "training": trained.training,
         "machine": describe_environment(),
     }
+
+
+def longest_rows(recipe: Recipe) -> int:
+    """How many tokens a row of training has in the end."""
+    longer = recipe.training.longer_rows
+    return recipe.training.length * (1 if longer is None else longer.times)
 
 
 def last_batches(trained: Trained, folder: Path) -> float:

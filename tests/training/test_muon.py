@@ -46,6 +46,7 @@ def by_definition(spec: Muon, steps: int) -> list[Tensor]:
     results = []
     for index, weight in enumerate(parameters()):
         w, b = weight.detach().clone(), torch.zeros_like(weight)
+        v: Tensor | float = 0.0
         for step in range(steps):
             g = gradients(step)[index]
             if step >= spec.momentum_steps:
@@ -58,8 +59,15 @@ def by_definition(spec: Muon, steps: int) -> list[Tensor]:
                 u = torch.stack([row / max(float(row.norm()), 1e-7) for row in u])
             coefficients = classic(spec.steps) if spec.coefficients == "classic" else POLAR_EXPRESS
             o = orthogonalize(u[None], coefficients, dtype=torch.float64)[0]
+            if spec.second_moment is not None:
+                side = 1 if o.shape[0] >= o.shape[1] else 0
+                v = spec.second_moment * v + (1 - spec.second_moment) * (o**2).mean(dim=side, keepdim=True)
+                o, norm = o / v.sqrt(), o.norm()
+                o = o * norm / o.norm()
             rate = spec.learning_rate
-            w = (1 - rate * spec.weight_decay) * w - rate * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * o
+            decays = (w * o >= 0).double() if spec.cautious else 1.0
+            w = (1 - rate * spec.weight_decay * decays) * w
+            w = w - rate * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * o
         results.append(w)
     return results
 
@@ -71,10 +79,21 @@ def by_definition(spec: Muon, steps: int) -> list[Tensor]:
         Muon(0.1, momentum_start=0.95),
         Muon(0.1, momentum=0.9, momentum_start=0.5, momentum_steps=3),
         Muon(0.1, weight_decay=0.5),
+        Muon(0.1, weight_decay=0.5, cautious=True),
+        Muon(0.1, second_moment=0.9),
         Muon(0.1, coefficients="polar_express", equalize_rows=True),
         Muon(0.1, equalize_rows=True, steps=3),
     ],
-    ids=["defaults", "steady", "rising momentum", "decay", "polar, equal rows", "NeoMuon"],
+    ids=[
+        "defaults",
+        "steady",
+        "rising momentum",
+        "decay",
+        "cautious decay",
+        "NorMuon",
+        "polar, equal rows",
+        "NeoMuon",
+    ],
 )
 def test_batched_equals_its_definition_matrix_by_matrix(spec: Muon) -> None:
     for ours, expected in zip(run(spec, 5), by_definition(spec, 5), strict=True):
@@ -238,6 +257,7 @@ def test_vectors_are_refused() -> None:
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"steps": 0}, "steps=0"),
         ({"gram_above": 0.9}, "gram_above=0.9; give a ratio"),
+        ({"second_moment": 1.0}, "second_moment=1.0; 0 ≤ x < 1"),
         ({"steps": 4, "coefficients": "polar_express"}, "steps=4 .*whose 5 triples only settle together"),
         ({"steps": 6, "coefficients": "polar_express"}, "steps=6 .*give 5 steps"),
     ],
@@ -245,3 +265,19 @@ def test_vectors_are_refused() -> None:
 def test_settings_that_cannot_work_are_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Muon(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_second_moments_even_out_neurons_and_keep_the_norm(shape: tuple[int, int]) -> None:
+    weight = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    optimizer = MuonOptimizer([weight], Muon(0.1, second_moment=0.0), Ranks(), torch.float64)
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    plain = MuonOptimizer([other := weight.detach().clone()], Muon(0.1), Ranks(), torch.float64)
+    other.grad = weight.grad.clone()
+    optimizer.step()
+    plain.step()
+    # Without a memory every vector of the longer side comes out as long as every other.
+    lengths = weight.detach().norm(dim=1 if shape[0] > shape[1] else 0)
+    torch.testing.assert_close(lengths, lengths.mean().expand(6))
+    torch.testing.assert_close(weight.detach().norm(), other.norm())
+    assert not torch.allclose(weight.detach(), other)

@@ -30,6 +30,8 @@ def spec(*, sharded: bool, **values: Any) -> Training:
         sharded=sharded,
         gram_above=1.5,
         decay_taper=Taper(start=0.3),
+        cautious=True,
+        second_moment=0.9,
     )
     optimizers = dataclasses.replace(TRAINING.optimizers, matrices=matrices)
     return changed(rows=4, forward_rows=1, optimizers=optimizers, **values)

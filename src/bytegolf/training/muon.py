@@ -34,7 +34,10 @@ class Muon:
     gradients of its own matrices only and keeps only their momentum (see `sharded_muon.py`); a single
     process has nothing to share. gram_above: matrices at least this many times as long as wide (or as wide
     as long) are orthogonalized by way of their Gram matrices, which is less work; 2.5 in PR 1728, None for
-    never. decay_taper: how weight_decay falls towards the end of the budget.
+    never. decay_taper: how weight_decay falls towards the end of the budget. cautious: only weights decay
+    that the update does not pull away from zero (Chen et al. 2025, arXiv 2510.12402). second_moment: the
+    share that an average over steps keeps of each neuron's mean squared update, by whose root the neuron's
+    update is divided; 0.95 in NorMuon (Li et al. 2025, arXiv 2510.05491), None for not.
     """
 
     learning_rate: float = 0.04
@@ -48,6 +51,8 @@ class Muon:
     sharded: bool = False
     gram_above: float | None = None
     decay_taper: Taper | None = None
+    cautious: bool = False
+    second_moment: float | None = None
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -64,6 +69,8 @@ class Muon:
             raise RecipeError(f"steps={self.steps}; give 1 or more Newton-Schulz iterations")
         if self.gram_above is not None and not self.gram_above >= 1.0:
             raise RecipeError(f"gram_above={self.gram_above}; give a ratio of 1 or more, or None for never")
+        if self.second_moment is not None and not 0 <= self.second_moment < 1:
+            raise RecipeError(f"second_moment={self.second_moment}; 0 ≤ x < 1 is needed, or None for not")
         if self.coefficients == "polar_express" and self.steps != len(POLAR_EXPRESS):
             raise RecipeError(
                 f"steps={self.steps} with coefficients='polar_express', whose {len(POLAR_EXPRESS)} triples "
@@ -88,7 +95,10 @@ class Muon:
 class MuonOptimizer(torch.optim.Optimizer):
     """For each matrix W (R × C) with gradient G, momentum μ and learning rate η:
 
-    B ← μ B + G;  U = G + μ B;  W ← (1 − η · decay) W − η sqrt(max(1, R/C)) · orthogonalize(U).
+    B ← μ B + G;  U = G + μ B;  O = orthogonalize(U);  W ← (1 − η · decay) W − η sqrt(max(1, R/C)) · O,
+    where with `cautious` only those weights decay whose sign is that of their entry of O, or either is zero.
+    With `second_moment` β: v ← β v + (1 − β) mean(O²) over columns, or over rows if there are fewer of these,
+    so that a neuron of an MLP has one number on either side; O / √v takes O's place, scaled to its norm.
     """
 
     def __init__(
@@ -116,7 +126,30 @@ class MuonOptimizer(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for parameters in by_shape.values():
                 directions = list(self._orthogonal_update(parameters, momentum).unbind())
-                apply_update(parameters, directions, group["lr"], group["weight_decay"])
+                self._apply(parameters, directions)
+
+    def _apply(self, parameters: list[Tensor], directions: list[Tensor]) -> None:
+        """Moves parameters of one shape against their directions."""
+        group = self.param_groups[0]
+        if self.spec.second_moment is not None:
+            directions = self._normalized(parameters, directions, self.spec.second_moment)
+        apply_update(parameters, directions, group["lr"], group["weight_decay"], cautious=self.spec.cautious)
+
+    def _normalized(self, parameters: list[Tensor], directions: list[Tensor], beta: float) -> list[Tensor]:
+        """The directions, neuron by neuron divided by the root of their averaged squares."""
+        o_MRC = torch.stack(directions).to(parameters[0].dtype)
+        rows, columns = o_MRC.shape[1:]
+        squares = o_MRC.square().mean(dim=2 if rows >= columns else 1, keepdim=True)
+        states = [self.state[parameter] for parameter in parameters]
+        for state, square in zip(states, squares, strict=True):
+            if "second_moment" not in state:
+                state["second_moment"] = torch.zeros_like(square)
+        moments = [state["second_moment"] for state in states]
+        torch._foreach_lerp_(moments, list(squares.unbind()), 1.0 - beta)
+        # That the average begins at zero is a factor for all neurons, which the norm takes out again.
+        scaled_MRC = o_MRC * torch.stack(moments).clamp_min(1e-20).rsqrt()
+        norms, scaled_norms = (x.norm(dim=(1, 2), keepdim=True) for x in (o_MRC, scaled_MRC))
+        return list((scaled_MRC * (norms / scaled_norms.clamp_min(1e-20))).unbind())
 
     def _orthogonal_update(self, parameters: list[Tensor], momentum: float) -> Tensor:
         """Advances the momentum of parameters of one shape; their orthogonalized updates (M, R, C)."""
@@ -148,8 +181,22 @@ def orthogonal_direction(u_MRC: Tensor, spec: Muon, dtype: torch.dtype) -> Tenso
     return (gram_orthogonalize if long else orthogonalize)(u_MRC, spec.triples, dtype=dtype)
 
 
-def apply_update(parameters: list[Tensor], directions: list[Tensor], rate: float, decay: float) -> None:
-    """Decays the parameters, all of one shape (R, C), and moves them against their orthogonal directions."""
+def apply_update(
+    parameters: list[Tensor], directions: list[Tensor], rate: float, decay: float, *, cautious: bool = False
+) -> None:
+    """Decays the parameters, all of one shape (R, C), and moves them against their orthogonal directions.
+
+    `cautious`: where a parameter times its direction is negative, it does not decay.
+    """
     rows, columns = parameters[0].shape
-    torch._foreach_mul_(parameters, 1.0 - rate * decay)
+    if cautious:
+        # 1 where a parameter decays and 0 elsewhere, times the parameter.
+        decaying = torch._foreach_mul(parameters, directions)
+        torch._foreach_sign_(decaying)
+        torch._foreach_add_(decaying, 1.0)
+        torch._foreach_clamp_max_(decaying, 1.0)
+        torch._foreach_mul_(decaying, parameters)
+        torch._foreach_add_(parameters, decaying, alpha=-rate * decay)
+    else:
+        torch._foreach_mul_(parameters, 1.0 - rate * decay)
     torch._foreach_add_(parameters, directions, alpha=-rate * max(1.0, rows / columns) ** 0.5)

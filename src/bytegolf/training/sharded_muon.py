@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bytegolf.training.muon import Muon, MuonOptimizer, apply_update, orthogonal_direction
+from bytegolf.training.muon import Muon, MuonOptimizer, orthogonal_direction
 from bytegolf.training.ranks import Pending, Ranks
 
 
@@ -119,8 +119,7 @@ class ShardedMuonOptimizer(MuonOptimizer):
             ]
             if moved:
                 parameters, directions = (list(part) for part in zip(*moved, strict=True))
-                group = self.param_groups[0]
-                apply_update(parameters, directions, group["lr"], group["weight_decay"])
+                self._apply(parameters, directions)
         self._gathering = []
 
     @torch.no_grad()
@@ -131,16 +130,17 @@ class ShardedMuonOptimizer(MuonOptimizer):
             own_SRC = shape.filled([self.state[p]["momentum"] for p in shape.own], shape.share)
             whole_MRC = self.ranks.gather(own_SRC)
             momenta.update(zip(shape.parameters, whole_MRC, strict=False))
-        state = {index: {"momentum": momenta[p]} for index, p in enumerate(self._members)}
+        # Second moments are those of results that all ranks have.
+        whole = {p: {k: v for k, v in self.state[p].items() if k != "momentum"} for p in self._members}
+        state = {i: {"momentum": momenta[p], **whole[p]} for i, p in enumerate(self._members)}
         return {**super().state_dict(), "state": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes this rank's share of a state saved by either form, on any number of ranks."""
         own = {id(parameter) for shape in self._shapes for parameter in shape.own}
         kept = {
-            index: momentum
-            for index, momentum in state_dict["state"].items()
-            if id(self._members[index]) in own
+            index: {k: v for k, v in values.items() if k != "momentum" or id(self._members[index]) in own}
+            for index, values in state_dict["state"].items()
         }
         super().load_state_dict({**state_dict, "state": kept})
         self._fill_momentum()
