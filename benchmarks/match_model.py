@@ -71,14 +71,18 @@ class Watching:
     matches: Matches
     parts: list[tuple[Tensor, ...]] = field(default_factory=list)
 
+    @torch.no_grad()
     def nats(self, model: LanguageModel, h_MD: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
-        with torch.no_grad():
-            logs_MV, found = model.distribution(h_MD), self.matches.at(index_M)
-            hint = Hint.of(logs_MV, found)
-            there = hint.there_M.cpu() & torch.from_numpy(index_M >= 0)
-            kept = hint.features(found), hint.log_M, hint.rest_M, (targets_M == hint.ids_M).double()
-            self.parts.append(tuple(part.cpu()[there] for part in kept))
-            return -logs_MV.gather(1, targets_M[:, None])[:, 0].double()
+        return self.tilted_nats(model.distribution(h_MD), index_M, targets_M)
+
+    @torch.no_grad()
+    def tilted_nats(self, logs_MV: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
+        found = self.matches.at(index_M)
+        hint = Hint.of(logs_MV, found)
+        there = hint.there_M.cpu() & torch.from_numpy(index_M >= 0)
+        kept = hint.features(found), hint.log_M, hint.rest_M, (targets_M == hint.ids_M).double()
+        self.parts.append(tuple(part.cpu()[there] for part in kept))
+        return -logs_MV.gather(1, targets_M[:, None])[:, 0].double()
 
 
 def see(artifact: Artifact, texts: Sequence[str], spec: MatchModel, display: Display) -> Seen:
