@@ -1,17 +1,22 @@
-"""What one finished training tells without another: clips of a grid, bits of the table, longer rows.
+"""What one finished training tells without another: clips, roundings, bits of the table, longer rows.
 
-    python benchmarks/after_training.py RUN [--bits 6] [--out RECORD.json]
+    python benchmarks/after_training.py RUN [--parts clips roundings tables rows] [--bits 6] \
+        [--out RECORD.json]
 
-RUN is a run folder with its checkpoint. Matrices are rounded to nearest, all with the same bits and one clip
-after another; then the embedding alone is stored in several ways while the rest has 8 bits; then rows of 11/8
-of the training's length (the challenge's 1,408 for 1,024) are scored as they are and with rotary positions
-rescaled for them. Scores are chunked.
+RUN is a run folder with its checkpoint. Scores are chunked. Its parts:
+
+clips: matrices rounded to nearest, all with the same bits, one clip after another.
+roundings: grids of 5 bits, 12.85 deviations wide (#2143 of the 16 MB challenge), and of 4 bits and 8.5, which
+are coarse enough for the ways of rounding to differ; the embedding has 8 bits.
+tables: the embedding stored in several ways, while the rest has 8 bits.
+rows: of 11/8 of the training's length (the challenge's 1,408 for 1,024), as they are and with rotary
+positions rescaled for them.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,17 @@ from studies import held_out, on_attention
 
 from bytegolf.artifact.loading import load
 from bytegolf.compression.floats import Float16
-from bytegolf.compression.grid import AbsMax, BestQuantile, Clip, Grid, LeastSquares, Quantile
+from bytegolf.compression.gptq import Gptq
+from bytegolf.compression.grid import (
+    AbsMax,
+    BestQuantile,
+    Clip,
+    Grid,
+    LeastSquares,
+    Quantile,
+    StandardDeviations,
+)
+from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FixedBits, RoleGrid
 from bytegolf.compression.storage import Storage
 from bytegolf.evaluation.bits import score
@@ -38,6 +53,31 @@ from bytegolf.training.ranks import Ranks
 from bytegolf.tree import from_json, to_json
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How matrices come to lie on their grid."""
+
+    gptq: Gptq | None = Gptq()
+    rotated: bool = False
+    correction: LowRankCorrection | None = None
+
+
+#: As #1797 and later have it, of the three matrices that err most; and of all.
+_THREE, _ALL = (LowRankCorrection(rank=4, matrices=n, largest="norm") for n in (3, 1000))
+ROUNDINGS: dict[str, Rounding] = {
+    "to nearest": Rounding(None),
+    "GPTQ": Rounding(),
+    "GPTQ, columns in their order": Rounding(Gptq(act_order=False)),
+    "GPTQ, more damping": Rounding(Gptq(damping=0.05)),
+    "GPTQ, clips by importance": Rounding(Gptq(importance=0.175)),
+    "GPTQ, on text of its own": Rounding(Gptq(calibration="generated")),
+    "GPTQ, rotated": Rounding(rotated=True),
+    "GPTQ, three corrected": Rounding(correction=_THREE),
+    "GPTQ, all corrected": Rounding(correction=_ALL),
+    "GPTQ, rotated, three corrected": Rounding(rotated=True, correction=_THREE),
+}
 
 CLIPS: tuple[Clip, ...] = (
     AbsMax(),
@@ -62,11 +102,12 @@ class Finished:
             model, self.trained.prepared.tokenizer, self.ids, self.starts, Chunked(length)
         ).bits_per_byte
 
-    def stored(self, name: str, plan: FixedBits) -> Row:
-        """Bytes and score of a file by this plan, and nothing but rounding to nearest."""
+    def stored(self, name: str, plan: FixedBits, **settings: Any) -> Row:
+        """Bytes and score of a file by this plan; without further settings, of rounding to nearest."""
         trained = self.trained
         least = trained.recipe.compression.passthrough_elements
-        recipe = replace(trained.recipe, compression=Compression(plan, passthrough_elements=least))
+        compression = Compression(plan, passthrough_elements=least, **settings)
+        recipe = replace(trained.recipe, compression=compression)
         with tempfile.TemporaryDirectory() as folder:
             exported = export(trained.model, recipe, trained.prepared, None, trained.training, Path(folder))
             loaded = load(exported.path, device=self.ranks.device)
@@ -84,9 +125,23 @@ def clips(finished: Finished, bits: int) -> Iterator[Row]:
         yield {"clip": to_json(clip)} | finished.stored(f"all {bits} bits, {clip}", plan)
 
 
+def roundings(finished: Finished) -> Iterator[Row]:
+    """One row for each way to round to each grid."""
+    for bits, clip in ((5, 12.85), (4, 8.5)):
+        for name, rounding in ROUNDINGS.items():
+            grid = Grid(bits, StandardDeviations(clip), rotated=rounding.rotated)
+            plan = FixedBits(grid, exceptions=(RoleGrid(Role.EMBEDDING, Grid(8)),))
+            row = finished.stored(
+                f"{bits} bits, {name}", plan, gptq=rounding.gptq, correction=rounding.correction
+            )
+            yield {"bits": bits, "rounding": name} | row
+
+
 def tables(finished: Finished, bits: int) -> Iterator[Row]:
     """One row for each way to store the embedding; the rest has grids of 8 bits."""
-    ways: tuple[Storage, ...] = (Float16(), Grid(8), Grid(8, AbsMax()), Grid(bits), Grid(bits, AbsMax()))
+    fewer = dict.fromkeys((7, bits))
+    grids = [grid for b in (8, *fewer) for grid in (Grid(b), Grid(b, AbsMax()))]
+    ways: tuple[Storage, ...] = (Float16(), *grids)
     for way in ways:
         plan = FixedBits(Grid(8), exceptions=(RoleGrid(Role.EMBEDDING, way),))
         yield {"embedding": to_json(way)} | finished.stored(f"the embedding {way}", plan)
@@ -112,9 +167,18 @@ def rows_of(finished: Finished) -> Iterator[Row]:
         yield {"rotary": name, "length": length, "bits_per_byte": found}
 
 
+PARTS: dict[str, Callable[[Finished, int], Iterator[Row]]] = {
+    "clips": clips,
+    "roundings": lambda finished, bits: roundings(finished),
+    "tables": tables,
+    "rows": lambda finished, bits: rows_of(finished),
+}
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--bits", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("after_training.json"))
     options = parser.parse_args(words)
@@ -127,10 +191,7 @@ def main(words: Sequence[str] | None = None) -> None:
             "recipe": finished.trained.recipe.name,
             "training": finished.trained.training,
             "float": finished.bits_per_byte(finished.trained.model, finished.length),
-            "clips": list(clips(finished, options.bits)),
-            "tables": list(tables(finished, options.bits)),
-            "rows": list(rows_of(finished)),
-        }
+        } | {part: list(PARTS[part](finished, options.bits)) for part in options.parts}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, found)
 

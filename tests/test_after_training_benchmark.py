@@ -45,9 +45,13 @@ def test_one_training_answers_all_questions(
     assert [row["clip"]["type"] for row in found["clips"]] == [type(clip).__name__ for clip in script.CLIPS]
     assert len({row["bits_per_byte"] for row in found["clips"]}) >= 3
     sizes = [row["bytes"] for row in found["tables"]]
-    half, eight, _, few, _ = (row["bits_per_byte"] for row in found["tables"])
-    assert sizes[0] > sizes[1] > sizes[3]
+    half, eight, _, _, _, few, _ = (row["bits_per_byte"] for row in found["tables"])
+    assert sizes[0] > sizes[1] > sizes[3] > sizes[5]
     assert abs(half - eight) < abs(few - eight)
+    named = {(row["bits"], row["rounding"]): row for row in found["roundings"]}
+    assert list(named) == [(bits, name) for bits in (5, 4) for name in script.ROUNDINGS]
+    assert len({row["bits_per_byte"] for row in named.values()}) > 12
+    assert named[4, "GPTQ, all corrected"]["bytes"] > named[4, "GPTQ, three corrected"]["bytes"]
     plain, longer, rescaled = found["rows"]
     assert plain["bits_per_byte"] == found["float"]
     assert (longer["length"], rescaled["length"]) == (44, 44)
