@@ -16,11 +16,11 @@ Files have 8 bits, which cost 0.0002 in the study of quantization. A plan that f
 what saves weights, but what it costs moved between 0.001 and 0.006 from rung to rung of the ladder, which is
 as much as these techniques give. What they save stands in the column of bytes.
 
-Rotation and correction act once training is over. They compress what `none` of the same seed and folder has
-learned, with GPTQ throughout: `none` has to be there, and nothing is trained again. Their grids of 5 bits (as
-entry #2143 has them) and 4 (the coarsest that a plan chooses) are coarse enough for the cost to be seen. The
-clips are standard deviations, which a rotation leaves as they are: with it and without, every row has the
-same step. The embedding keeps 8 bits.
+Rotation, correction and further passes of a loop act once training is over. They take what `none` (or `loop`)
+of the same seed and folder has learned, which has to be there, and train nothing. The first two are held
+against GPTQ. Their grids of 5 bits (as entry #2143 has them) and 4 (the coarsest that a plan chooses) are
+coarse enough for the cost to be seen. The clips are standard deviations, which a rotation leaves as they are:
+with it and without, every row has the same step. The embedding keeps 8 bits.
 
 Marked capitals need tokenizers of their own: trained from the text unless --tokenizer-for names saved ones,
 in prepared folders FOLDER-CHANGE. A fair control has plain pieces trained as theirs are: its own, without
@@ -90,11 +90,14 @@ from bytegolf.tree import to_json
 
 @dataclass(frozen=True)
 class Case:
-    """One change, and the case that it is held against. stored: it changes nothing before compression."""
+    """One change, and the case that it is held against.
+
+    trained: the case whose training it takes, where it changes nothing before that is over.
+    """
 
     change: Change
     control: str = "none"
-    stored: bool = False
+    trained: str | None = None
 
 
 #: The middle three layers three times, as all published loops have them, of eleven layers.
@@ -135,7 +138,7 @@ def on_tokens(name: str) -> Change:
 
 def stored(bits: int, control: str, *, rotated: bool = False, **changes: object) -> Case:
     plan = plan_of(Grid(bits, GRIDS[bits], rotated=rotated))
-    return Case(on_compression(plan=plan, gptq=Gptq(), **changes), control, stored=True)
+    return Case(on_compression(plan=plan, gptq=Gptq(), **changes), control, trained="none")
 
 
 def compressions(bits: int) -> dict[str, Case]:
@@ -158,6 +161,7 @@ CASES: dict[str, Case] = {
     "loop-from-start": Case(on_model(loop=replace(LOOP, start=0.0)), "loop"),
     "parcae": Case(on_model(loop=replace(LOOP, injection=Parcae())), "loop"),
     "parcae-truncated": Case(on_model(loop=replace(LOOP, injection=Parcae(truncate=1))), "loop"),
+    "more-passes": Case(on_model(loop=replace(LOOP, extra_passes=1)), "loop", trained="loop"),
     "windows": Case(on_attention(windowed)),
     "uniform-windows": Case(on_attention(functools.partial(windowed, early=256)), "windows"),
     "tied-globals": Case(on_attention(tied_globals), "windows"),
@@ -211,19 +215,20 @@ def study(name: str, recipe: Recipe, out: Path, console: Console) -> dict[str, A
     No report is made: the classic compressors in it would keep a GPU waiting for half as long as it trains.
     """
     seed, ranks, display = recipe.training.seed, Ranks.start("auto"), Display(console)
-    folder, control = out / f"{name}-seed{seed}", out / f"none-seed{seed}"
+    folder, other = out / f"{name}-seed{seed}", CASES[name].trained
+    training = None if other is None else out / f"{other}-seed{seed}"
     if folder.exists():
         raise RecipeError(f"{folder} already holds a run; delete it, or name another folder with --out")
-    if CASES[name].stored and not any((control / "checkpoint").glob("step-*.pt")):
-        raise CheckpointError(f"{control} holds no training that {name} could compress; run none first")
+    if training is not None and not any((training / "checkpoint").glob("step-*.pt")):
+        raise CheckpointError(f"{training} holds no training that {name} could take; run {other} first")
     # What was compiled for the change before neither speeds this one up nor slows it down.
     torch.compiler.reset()
     folder.mkdir(parents=True)
     write_json(folder / "recipe.json", to_json(recipe))
     write_json(folder / "environment.json", describe_environment())
     with display.line():
-        if CASES[name].stored:
-            trained = trained_run(control, recipe, ranks, display)
+        if training is not None:
+            trained = trained_run(training, recipe, ranks, display)
         else:
             trained = train(recipe, folder, resume=False, ranks=ranks, display=display)
         return packed_and_scored(trained, folder, ranks, display)
@@ -266,7 +271,7 @@ def collected(folder: Path) -> Iterator[dict[str, Any]]:
     for row in compared(folder, controls, held_against="file"):
         runs, name = row["runs"], row["change"]
         row["bytes"] = statistics.mean(run["artifact"]["bytes"] for run in runs)
-        if not CASES[name].stored:
+        if CASES[name].trained is None:
             steps = [step_milliseconds(folder / f"{name}-seed{seed}") for seed in row["seeds"]]
             for figure in ("tokens", "tokens_per_second"):
                 row[figure] = statistics.mean(run["training"][figure] for run in runs)
@@ -337,7 +342,7 @@ def main(words: Words = None) -> None:
     console = Console(width=160)
     if options.list:
         for name, case in CASES.items():
-            print(f"{name:24} against {case.control}{', no training' if case.stored else ''}")
+            print(f"{name:24} against {case.control}{', no training' if case.trained else ''}")
     if options.table:
         console.print(table(list(collected(options.table))))
     recipes = {name: recipe_of(name, options) for name in options.changes}

@@ -8,7 +8,7 @@
 # `python benchmarks/frontier.py --table OUT` makes their table at any time.
 set -eu
 text=$1 out=$2 seconds=${3:-90}
-[ $# -gt 3 ] && shift 3 || set -- none windows tied-globals loop parcae-truncated sparse-gate xielu-learned \
+[ $# -gt 3 ] && shift 3 || set -- none windows tied-globals loop more-passes parcae-truncated sparse-gate xielu-learned \
     gram caseops gptq-4 rotated-4 corrected-4 corrected-all-4 rotated-corrected-4 gptq-5 rotated-5 \
     corrected-5 corrected-all-5 rotated-corrected-5 out-gate full-gate xielu-published
 python=${PYTHON:-python}
