@@ -119,6 +119,7 @@ CHANGES: dict[str, Change] = {
     "longer-rows": on_rows(1024, LongerRows(start=0.75)),
     "short-then-longer-rows": on_rows(512, LongerRows(start=0.6, times=4)),
     "windows": on_attention(alternating),
+    "heads-of-128": on_attention(lambda i, n, mixer: replace(mixer, heads=5, key_value_heads=5)),
     "exclusive": on_attention(lambda i, n, mixer: replace(mixer, exclusive=True)),
     "slope": on_layers(lambda i, n, layer: replace(layer, mlp=replace(layer.mlp, slope=0.5))),
 }
