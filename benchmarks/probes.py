@@ -116,7 +116,7 @@ CHANGES: dict[str, Change] = {
     "average-0.98": on_training(average=Average(decay=0.98)),
     "average-0.9": on_training(average=Average(decay=0.9)),
     **{f"short-rows-until-{start:g}": on_rows(512, LongerRows(start=start)) for start in (0.3, 0.5, 0.7)},
-    "longer-rows": on_rows(1024, LongerRows(start=0.75)),
+    **{f"longer-rows-from-{start:g}": on_rows(1024, LongerRows(start=start)) for start in (0.75, 0.9)},
     "short-then-longer-rows": on_rows(512, LongerRows(start=0.6, times=4)),
     "windows": on_attention(alternating),
     "heads-of-128": on_attention(lambda i, n, mixer: replace(mixer, heads=5, key_value_heads=5)),
