@@ -28,6 +28,7 @@ def main() -> None:
         (ROOT / "benchmarks" / "README.md", "runs", runs_table()),
         (ROOT / "benchmarks" / "README.md", "ladder", ladder_table()),
         (ROOT / "benchmarks" / "README.md", "quantization", quantization_table()),
+        (ROOT / "benchmarks" / "README.md", "roundings", roundings_table()),
         (ROOT / "benchmarks" / "README.md", "ablations", ablations_table()),
         (ROOT / "benchmarks" / "README.md", "frontier", frontier_table()),
         (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
@@ -114,6 +115,30 @@ def quantization_table() -> str:
     for row in quantization.collected(RESULTS / "quantization"):
         *before, file, cost, size, strays, growth = quantization.cells(row)
         cells = (*before, f"**{file}**", cost, size, strays, growth)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def roundings_table() -> str:
+    """One row for each way to round `pocket`'s weights, held against GPTQ alone on the same grid and seed."""
+    paths = sorted((RESULTS / "after-training").glob("pocket-roundings-seed*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    found = [{(row["bits"], row["rounding"]): row for row in run["roundings"]} for run in runs]
+    rows = [
+        "| bits | rounding | file | against GPTQ | file bytes | against GPTQ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for bits, name in found[0]:
+        own = [seed[bits, name] for seed in found]
+        pairs = [(row, seed[bits, "GPTQ"]) for row, seed in zip(own, found, strict=True)]
+        cells = (
+            str(bits),
+            name,
+            " ".join(f"{row['bits_per_byte']:.4f}" for row in own),
+            " ".join(f"**{row['bits_per_byte'] - plain['bits_per_byte']:+.4f}**" for row, plain in pairs),
+            " ".join(f"{row['bytes']:,}" for row in own),
+            f"{mean(row['bytes'] - plain['bytes'] for row, plain in pairs):+,.0f}",
+        )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
