@@ -56,8 +56,8 @@ class FixedPasses:
         self._model, self._adapters, self._whole = model, adapters, whole
         self.documents, self._chunk = documents, spec.chunk
         self._dtype = next(model.parameters()).dtype
-        self._fresh = [adapter.fresh(documents, model.device, self._dtype) for adapter in adapters]
-        self._optimizer = optimizer_of(spec, [factor for factors in self._fresh for factor in factors])
+        self._factors = [adapter.fresh(documents, model.device, self._dtype) for adapter in adapters]
+        self._optimizer = optimizer_of(spec, [factor for factors in self._factors for factor in factors])
         self._inputs = _Inputs.of(documents, spec.chunk, model.device, self._dtype)
         self._memory = self._with_room(spec.length + spec.chunk)
         self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
@@ -66,7 +66,7 @@ class FixedPasses:
 
     def restart(self) -> None:
         """Forgets all documents; addresses and recordings stay."""
-        for adapter, factors in zip(self._adapters, self._fresh, strict=True):
+        for adapter, factors in zip(self._adapters, self._factors, strict=True):
             adapter.restart(factors)
         self._optimizer.restart()
         self._start = -1
