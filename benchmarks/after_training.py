@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from frontier import GRIDS, PUBLISHED_CORRECTION
+from quantization import plan_of
 from rich.console import Console
 from studies import held_out, on_attention
 
@@ -33,7 +35,6 @@ from bytegolf.compression.grid import (
     Grid,
     LeastSquares,
     Quantile,
-    StandardDeviations,
 )
 from bytegolf.compression.residual import LowRankCorrection
 from bytegolf.compression.spec import Compression, FixedBits, RoleGrid
@@ -64,8 +65,6 @@ class Rounding:
     correction: LowRankCorrection | None = None
 
 
-#: As #1797 and later have it, of the three matrices that err most; and of all.
-_THREE, _ALL = (LowRankCorrection(rank=4, matrices=n, largest="norm") for n in (3, 1000))
 ROUNDINGS: dict[str, Rounding] = {
     "to nearest": Rounding(None),
     "GPTQ": Rounding(),
@@ -74,9 +73,9 @@ ROUNDINGS: dict[str, Rounding] = {
     "GPTQ, clips by importance": Rounding(Gptq(importance=0.175)),
     "GPTQ, on text of its own": Rounding(Gptq(calibration="generated")),
     "GPTQ, rotated": Rounding(rotated=True),
-    "GPTQ, three corrected": Rounding(correction=_THREE),
-    "GPTQ, all corrected": Rounding(correction=_ALL),
-    "GPTQ, rotated, three corrected": Rounding(rotated=True, correction=_THREE),
+    "GPTQ, three corrected": Rounding(correction=PUBLISHED_CORRECTION),
+    "GPTQ, all corrected": Rounding(correction=replace(PUBLISHED_CORRECTION, matrices=1000)),
+    "GPTQ, rotated, three corrected": Rounding(rotated=True, correction=PUBLISHED_CORRECTION),
 }
 
 CLIPS: tuple[Clip, ...] = (
@@ -127,10 +126,9 @@ def clips(finished: Finished, bits: int) -> Iterator[Row]:
 
 def roundings(finished: Finished) -> Iterator[Row]:
     """One row for each way to round to each grid."""
-    for bits, clip in ((5, 12.85), (4, 8.5)):
+    for bits, clip in GRIDS.items():
         for name, rounding in ROUNDINGS.items():
-            grid = Grid(bits, StandardDeviations(clip), rotated=rounding.rotated)
-            plan = FixedBits(grid, exceptions=(RoleGrid(Role.EMBEDDING, Grid(8)),))
+            plan = plan_of(Grid(bits, clip, rotated=rounding.rotated))
             row = finished.stored(
                 f"{bits} bits, {name}", plan, gptq=rounding.gptq, correction=rounding.correction
             )

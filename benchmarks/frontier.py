@@ -47,7 +47,6 @@ from studies import (
     Words,
     compared,
     deviation_text,
-    each,
     held_out,
     on_attention,
     on_compression,
@@ -57,7 +56,8 @@ from studies import (
     on_text,
     on_training,
     parser,
-    prepare_only,
+    preparable,
+    prepare_or_study,
     step_milliseconds,
     tabled,
 )
@@ -332,12 +332,11 @@ def named_file(word: str) -> tuple[str, str]:
 
 
 def main(words: Words = None) -> None:
-    made = tabled(parser(__doc__, "change", CASES, "frontier"))
+    made = preparable(tabled(parser(__doc__, "change", CASES, "frontier")))
     made.add_argument("--seconds", type=float, default=90.0)
     made.add_argument(
         "--tokenizer-for", nargs="+", type=named_file, default=[], metavar="CHANGE=FILE", help="saved ones"
     )
-    made.add_argument("--prepare", action="store_true", help="the text, and train nothing")
     options = made.parse_args(words)
     console = Console(width=160)
     if options.list:
@@ -346,10 +345,7 @@ def main(words: Words = None) -> None:
     if options.table:
         console.print(table(list(collected(options.table))))
     recipes = {name: recipe_of(name, options) for name in options.changes}
-    if options.prepare:
-        prepare_only(recipes.values())
-    else:
-        each(recipes, lambda name: study(name, recipes[name], options.out, console))
+    prepare_or_study(options, recipes, lambda name: study(name, recipes[name], options.out, console))
 
 
 if __name__ == "__main__":

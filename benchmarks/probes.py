@@ -23,16 +23,17 @@ from rich.console import Console
 from studies import (
     Change,
     Words,
-    each,
     held_out,
     on_attention,
     on_layers,
     on_matrices,
     on_model,
+    on_optimizer,
     on_text,
     on_training,
     parser,
-    prepare_only,
+    preparable,
+    prepare_or_study,
     step_milliseconds,
 )
 
@@ -75,17 +76,6 @@ def on_depth(layers: int) -> Change:
     return lambda recipe: on_model(layers=recipe.model.layers[:1] * layers)(recipe)
 
 
-def on_embedding(**changes: object) -> Change:
-    """A change of the embedding's optimizer."""
-
-    def changed(recipe: Recipe) -> Recipe:
-        optimizers = recipe.training.optimizers
-        table = replace(optimizers.embedding, **changes)
-        return on_training(optimizers=replace(optimizers, embedding=table))(recipe)
-
-    return changed
-
-
 def on_rows(length: int, longer: LongerRows) -> Change:
     """Rows of another length, as many tokens a step, joined later."""
 
@@ -111,8 +101,8 @@ CHANGES: dict[str, Change] = {
     "cautious": on_matrices(cautious=True),
     "second-moment": on_matrices(second_moment=0.95),
     "uniform-start": on_model(initialization="uniform"),
-    "embedding-decay": on_embedding(weight_decay=0.02),
-    "embedding-rate-0.014": on_embedding(learning_rate=0.014),
+    "embedding-decay": on_optimizer("embedding", weight_decay=0.02),
+    "embedding-rate-0.014": on_optimizer("embedding", learning_rate=0.014),
     "average-0.98": on_training(average=Average(decay=0.98)),
     "average-0.9": on_training(average=Average(decay=0.9)),
     **{f"short-rows-until-{start:g}": on_rows(512, LongerRows(start=start)) for start in (0.3, 0.5, 0.7)},
@@ -182,10 +172,9 @@ def last_batches(trained: Trained, folder: Path) -> float:
 
 
 def main(words: Words = None) -> None:
-    made = parser(__doc__, "change", None, "probes")
+    made = preparable(parser(__doc__, "change", None, "probes"))
     made.add_argument("--seconds", type=float, default=120.0)
     made.add_argument("--compress", action="store_true", help="score the file too")
-    made.add_argument("--prepare", action="store_true", help="the text, and train nothing")
     options = made.parse_args(words)
     console = Console(width=160)
     if options.list:
@@ -201,10 +190,7 @@ def main(words: Words = None) -> None:
         with (options.out / "probes.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
 
-    if options.prepare:
-        prepare_only(recipes.values())
-    else:
-        each(recipes, study)
+    prepare_or_study(options, recipes, study)
 
 
 if __name__ == "__main__":

@@ -58,15 +58,20 @@ def on_compression(**changes: object) -> Change:
     return lambda recipe: replace(recipe, compression=replace(recipe.compression, **changes))
 
 
-def on_matrices(**changes: object) -> Change:
-    """A change of the matrices' optimizer."""
+def on_optimizer(which: Literal["matrices", "embedding", "scalars"], **changes: object) -> Change:
+    """A change of one of the optimizers."""
 
     def changed(recipe: Recipe) -> Recipe:
         optimizers = recipe.training.optimizers
-        matrices = replace(optimizers.matrices, **changes)
-        return on_training(optimizers=replace(optimizers, matrices=matrices))(recipe)
+        own = replace(getattr(optimizers, which), **changes)
+        return on_training(optimizers=replace(optimizers, **{which: own}))(recipe)
 
     return changed
+
+
+def on_matrices(**changes: object) -> Change:
+    """A change of the matrices' optimizer."""
+    return on_optimizer("matrices", **changes)
 
 
 def on_layers(change: Callable[[int, int, Block], Block], **changes: object) -> Change:
@@ -126,9 +131,20 @@ def each(names: Iterable[str], study: Callable[[str], object]) -> None:
         sys.exit(f"failed: {' '.join(failed)}")
 
 
-def prepare_only(recipes: Iterable[Recipe]) -> None:
-    """Prepares the text of these recipes in the folders that they name, for several trainings at a time."""
-    for recipe in {recipe.prepared: recipe for recipe in recipes}.values():
+def preparable(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The option of studies of which several run at a time."""
+    made.add_argument("--prepare", action="store_true", help="the text, and train nothing")
+    return made
+
+
+def prepare_or_study(
+    options: argparse.Namespace, recipes: Mapping[str, Recipe], study: Callable[[str], object]
+) -> None:
+    """Studies each, or with --prepare makes the tokens of all in the folders that they name."""
+    if not options.prepare:
+        each(recipes, study)
+        return
+    for recipe in {recipe.prepared: recipe for recipe in recipes.values()}.values():
         if not recipe.prepared:
             raise RecipeError("there is no folder to prepare; name one with --prepared")
         display = Display(Console(width=160))

@@ -37,8 +37,7 @@ def open_data(recipe: Recipe, folder: Path, ranks: Ranks, display: Display) -> P
                 training=split.training,
                 validation=split.validation,
                 tokenizer=tokenizer,
-                source=source
-                | {"files": [[*entry, file_digest(Path(entry[0]))] for entry in source["files"]]},
+                source=source | {"files": _with_digests(source["files"])},
                 progress=lambda documents, done: display.update(f"tokenizing … {documents:,} documents"),
                 processes=(os.cpu_count() or 1) if size > _PARALLEL_BYTES else 1,
             )
@@ -60,13 +59,8 @@ def _reused(where: Path, source: dict[str, Any]) -> Prepared | None:
         return None
     prepared = open_prepared(where)
     made_from = prepared.manifest["source"]
-    if made_from.keys() != source.keys():
-        return None
-    others = made_from.keys() - {"files"}
-    same = all(made_from[key] == source[key] for key in others) and _same_files(
-        made_from["files"], source["files"]
-    )
-    return prepared if same else None
+    alike = made_from | {"files": []} == source | {"files": []}
+    return prepared if alike and _same_files(made_from.get("files", []), source["files"]) else None
 
 
 def _with_digests(files: list[list[Any]]) -> list[list[Any]]:

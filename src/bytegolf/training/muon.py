@@ -6,7 +6,7 @@ with several ranks each orthogonalizes its share of the batch, and all receive t
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -126,11 +126,10 @@ class MuonOptimizer(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for parameters in by_shape.values():
                 directions = list(self._orthogonal_update(parameters, momentum).unbind())
-                self._apply(parameters, directions)
+                self._apply(parameters, directions, group)
 
-    def _apply(self, parameters: list[Tensor], directions: list[Tensor]) -> None:
-        """Moves parameters of one shape against their directions."""
-        group = self.param_groups[0]
+    def _apply(self, parameters: list[Tensor], directions: list[Tensor], group: dict[str, Any]) -> None:
+        """Moves parameters of one shape, of this group, against their directions."""
         if self.spec.second_moment is not None:
             directions = self._normalized(parameters, directions, self.spec.second_moment)
         apply_update(parameters, directions, group["lr"], group["weight_decay"], cautious=self.spec.cautious)

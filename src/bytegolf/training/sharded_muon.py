@@ -119,7 +119,7 @@ class ShardedMuonOptimizer(MuonOptimizer):
             ]
             if moved:
                 parameters, directions = (list(part) for part in zip(*moved, strict=True))
-                self._apply(parameters, directions)
+                self._apply(parameters, directions, self.param_groups[0])
         self._gathering = []
 
     @torch.no_grad()

@@ -15,12 +15,12 @@ from bytegolf.evaluation.adaptation.chunk import Chunk
 from bytegolf.evaluation.adaptation.free_passes import (
     Read,
     context_before,
-    optimizer_of,
+    fresh_optimizer,
     predict,
     read_context,
     use,
 )
-from bytegolf.evaluation.adaptation.low_rank import RowLowRank
+from bytegolf.evaluation.adaptation.low_rank import RowLowRank, shared_out
 from bytegolf.evaluation.adaptation.row_adamw import RowAdamW
 from bytegolf.evaluation.legality import Session
 from bytegolf.evaluation.windows import Window
@@ -55,10 +55,8 @@ class FixedPasses:
         assert spec.steps == 1
         self._model, self._adapters, self._whole = model, adapters, whole
         self.documents, self._chunk = documents, spec.chunk
-        self._dtype = next(model.parameters()).dtype
-        self._factors = [adapter.fresh(documents, model.device, self._dtype) for adapter in adapters]
-        self._optimizer = optimizer_of(spec, [factor for factors in self._factors for factor in factors])
-        self._inputs = _Inputs.of(documents, spec.chunk, model.device, self._dtype)
+        self._optimizer = fresh_optimizer(spec, model, adapters, documents)
+        self._inputs = _Inputs.of(documents, spec.chunk, model.device, next(model.parameters()).dtype)
         self._memory = self._with_room(spec.length + spec.chunk)
         self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
         self._steps: dict[int, _Step] = {}
@@ -66,8 +64,8 @@ class FixedPasses:
 
     def restart(self) -> None:
         """Forgets all documents; addresses and recordings stay."""
-        for adapter, factors in zip(self._adapters, self._factors, strict=True):
-            adapter.restart(factors)
+        for adapter, own in shared_out(self._adapters, self._optimizer.factors):
+            adapter.restart(own)
         self._optimizer.restart()
         self._start = -1
 

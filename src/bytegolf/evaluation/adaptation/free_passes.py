@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.evaluation.adaptation.chunk import Chunk
-from bytegolf.evaluation.adaptation.low_rank import RowLowRank
+from bytegolf.evaluation.adaptation.low_rank import RowLowRank, shared_out
 from bytegolf.evaluation.adaptation.row_adamw import RowAdamW
 from bytegolf.evaluation.legality import Session
 from bytegolf.evaluation.passes import on_device, on_host
@@ -67,16 +67,18 @@ def predict(model: LanguageModel, h_MD: Tensor, wanted_M: Tensor, *, whole: bool
 
 def use(adapters: Sequence[RowLowRank], leaves: Sequence[Tensor]) -> None:
     """Lets the adapters act with these factors, in their order."""
-    waiting = list(leaves)
-    for adapter in adapters:
-        own, waiting = waiting[: adapter.factors], waiting[adapter.factors :]
+    for adapter, own in shared_out(adapters, leaves):
         adapter.use(own)
 
 
-def optimizer_of(spec: "DocumentLora", factors: Sequence[Tensor]) -> RowAdamW:
-    """The optimizer of a recipe's adapters."""
+def fresh_optimizer(
+    spec: "DocumentLora", model: LanguageModel, adapters: Sequence[RowLowRank], documents: int
+) -> RowAdamW:
+    """The optimizer of the adapters of so many documents, with their factors as they start."""
+    dtype = next(model.parameters()).dtype
+    fresh = [adapter.fresh(documents, model.device, dtype) for adapter in adapters]
     return RowAdamW(
-        factors,
+        [factor for factors in fresh for factor in factors],
         learning_rate=spec.learning_rate,
         beta1=spec.beta1,
         beta2=spec.beta2,
@@ -117,9 +119,7 @@ class FreePasses:
         whole: bool,
     ) -> None:
         self._model, self._adapters, self._whole = model, adapters, whole
-        dtype = next(model.parameters()).dtype
-        fresh = [adapter.fresh(documents, model.device, dtype) for adapter in adapters]
-        self._optimizer = optimizer_of(spec, [factor for factors in fresh for factor in factors])
+        self._optimizer = fresh_optimizer(spec, model, adapters, documents)
         self._kept = _Kept(model) if spec.context == "kept" else None
         self._leaves: list[Tensor] = []
 

@@ -10,7 +10,7 @@ from bytegolf.evaluation.adaptation.chunk import Chunk
 from bytegolf.evaluation.adaptation.documents import Document
 from bytegolf.evaluation.adaptation.fixed_passes import FixedPasses
 from bytegolf.evaluation.adaptation.free_passes import ChunkPasses, FreePasses, Read
-from bytegolf.evaluation.adaptation.low_rank import RowLowRank
+from bytegolf.evaluation.adaptation.low_rank import RowLowRank, shared_out
 from bytegolf.evaluation.legality import Session
 from bytegolf.evaluation.passes import Tilt, Watch
 from bytegolf.model.spec import LanguageModel
@@ -74,8 +74,7 @@ class LoraLearner:
         """From now on A starts from the mean of what it became in the documents since the last time."""
         joined = [torch.cat(factors) for factors in zip(*self._finished, strict=True)]
         self._finished = []
-        for adapter in self._adapters:
-            own, joined = joined[: adapter.factors], joined[adapter.factors :]
+        for adapter, own in shared_out(self._adapters, joined):
             adapter.start_from(own)
 
     def _passes(self, documents: int) -> ChunkPasses:

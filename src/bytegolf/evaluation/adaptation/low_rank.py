@@ -3,7 +3,8 @@
 Shapes: B rows, T tokens, I inputs, O outputs, R rank.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -87,6 +88,15 @@ class RowLowRank:
         if self._scale != 1.0:
             h_BTR = self._scale * h_BTR
         return (h_BTR @ b_BRO).reshape(*x.shape[:-1], self._outputs)
+
+
+def shared_out(
+    adapters: Sequence[RowLowRank], factors: Sequence[Tensor]
+) -> Iterator[tuple[RowLowRank, list[Tensor]]]:
+    """Each adapter with its own of all their factors, which stand in the adapters' order."""
+    waiting = iter(factors)
+    for adapter in adapters:
+        yield adapter, list(itertools.islice(waiting, adapter.factors))
 
 
 @contextmanager

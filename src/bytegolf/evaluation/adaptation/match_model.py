@@ -167,9 +167,9 @@ class MatchTilt:
     @torch.no_grad()
     def nats(self, model: LanguageModel, h_MD: Tensor, index_M: np.ndarray, targets_M: Tensor) -> Tensor:
         """−ln p′ (M,), float64, of the targets `index_M`, from the model's hidden states before them."""
-        # An adapter of the output has factors for each document, and must see all of them together.
-        alone = model.head_adapter is None
-        rows = max(1, _SLAB_ENTRIES // model.spec.vocabulary) if alone else max(1, len(index_M))
+        # It has factors for each document; who uses one has all log-probabilities at hand.
+        assert model.head_adapter is None, "an adapter of the output cannot act on a slab"
+        rows = max(1, _SLAB_ENTRIES // model.spec.vocabulary)
         parts = [
             self.tilted_nats(
                 model.distribution(h_MD[first : first + rows]),
