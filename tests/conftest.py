@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,10 @@ from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.serving.artifact import Artifact
 from bytegolf.tokens.tokenizer import ByteTokenizer
+
+# Workers whose threads together outnumber the cores wait for one another: 20 times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ A step of a small network with adapters is thousands of launches, which cost man
 Shapes: B documents, C targets of each, M = B · C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class FixedPasses:
         self._optimizer = fresh_optimizer(spec, model, adapters, documents)
         self._inputs = _Inputs.of(documents, spec.chunk, model.device, next(model.parameters()).dtype)
         self._memory = self._with_room(spec.length + spec.chunk)
-        self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
+        self._recorder = _Recorder(model.device) if model.device.type == "cuda" else None
         self._steps: dict[int, _Step] = {}
         self._start = -1
 
@@ -107,7 +108,7 @@ class FixedPasses:
                 self._memory_of(rows),
                 self._inputs.first_rows(rows),
                 whole=self._whole,
-                pool=self._pool,
+                recorder=self._recorder,
             )
         return self._steps[rows]
 
@@ -165,8 +166,35 @@ class _Inputs:
         self.weights_BC[:rows].copy_(chunk.weights_M.view(rows, -1))
 
 
+class _Recorder:
+    """Where steps run and are recorded: on a stream of their own, in memory that recordings share.
+
+    Gradients flow on the stream on which their factors were first read, and what is recorded may wait for no
+    other: so also the steps that run as written are run there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Runs what is within on that stream, after what came before and before what comes next."""
+        current = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            yield
+        current.wait_stream(self._stream)
+
+    @contextmanager
+    def recording(self) -> Iterator[torch.cuda.CUDAGraph]:
+        """Records what is within, which does not run."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            yield graph
+
+
 class _Step:
-    """Reading and learning of so many rows, each recorded once it has been rehearsed."""
+    """Reading and learning of so many rows; with a recorder, each recorded once it has been rehearsed."""
 
     def __init__(
         self,
@@ -177,38 +205,50 @@ class _Step:
         inputs: _Inputs,
         *,
         whole: bool,
-        pool: Any,
+        recorder: _Recorder | None,
     ) -> None:
         self._model, self._adapters, self._whole = model, adapters, whole
         self._optimizer, self._memory, self._inputs = optimizer, memory, inputs
         self._leaves = optimizer.leaves(len(inputs.ids_BC))
-        self._pool, self._learned = pool, 0
+        self._recorder, self._learned = recorder, 0
         self._reading: torch.cuda.CUDAGraph | None = None
         self._learning: torch.cuda.CUDAGraph | None = None
         self._found: Read | None = None
 
     def read(self) -> Read:
         use(self._adapters, self._leaves)
-        if self._pool is None or self._learned < _REHEARSALS:
+        if self._recorder is None:
             self._found = self._read()
-            return self._found
-        if self._reading is None:
-            self._reading = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._reading, pool=self._pool):
-                self._found = self._read()
-        self._reading.replay()
+        else:
+            with self._recorder.aside():
+                self._read_aside(self._recorder)
         assert self._found is not None
         return self._found
 
     def learn(self) -> None:
         """What was read last is learned from."""
+        if self._recorder is None:
+            self._learn()
+        else:
+            with self._recorder.aside():
+                self._learn_aside(self._recorder)
         self._learned += 1
+
+    def _read_aside(self, recorder: _Recorder) -> None:
+        if self._learned < _REHEARSALS:
+            self._found = self._read()
+            return
+        if self._reading is None:
+            with recorder.recording() as self._reading:
+                self._found = self._read()
+        self._reading.replay()
+
+    def _learn_aside(self, recorder: _Recorder) -> None:
         if self._reading is None:
             self._learn()
             return
         if self._learning is None:
-            self._learning = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._learning, pool=self._pool):
+            with recorder.recording() as self._learning:
                 self._learn()
         self._learning.replay()
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class LoraLearner:
     """Scores documents with a model in whose slots `adapters` are; see `DocumentLora`.
 
-    `fixed` (by default on CUDA GPUs) makes every step the same work on the same addresses, where the recipe
-    allows it: see `FixedPasses`.
+    `fixed` makes every step the same work on the same addresses, where the recipe allows it: see
+    `FixedPasses`.
     """
 
     def __init__(
@@ -33,12 +33,11 @@ class LoraLearner:
         adapters: Sequence[RowLowRank],
         tilt: Tilt | None,
         *,
-        fixed: bool | None = None,
+        fixed: bool = False,
     ) -> None:
         self._spec, self._model, self._adapters, self._tilt = spec, model, adapters, tilt
-        wanted = model.device.type == "cuda" if fixed is None else fixed
         # What a document's rows became is asked for by a warm start alone.
-        self._fixed = wanted and spec.context == "kept" and spec.steps == 1 and spec.warm_start is None
+        self._fixed = fixed and spec.context == "kept" and spec.steps == 1 and spec.warm_start is None
         # An adapter of the output makes all log-probabilities anyway.
         self._whole = tilt is not None and model.head_adapter is not None
         self._kept_passes: FixedPasses | None = None
