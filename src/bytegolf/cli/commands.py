@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bytegolf.artifact.container import read_artifact
 from bytegolf.cli.arguments import read_command
+from bytegolf.cli.core import core
 from bytegolf.cli.draft import Draft
 from bytegolf.cli.export import export_challenge
 from bytegolf.cli.failures import INTERRUPTED
@@ -216,6 +217,7 @@ RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "compress": compress,
     "evaluate": evaluate,
     "prove": prove,
+    "core": core,
     "generate": write,
     "pack": pack,
     "unpack": unpack,

@@ -68,6 +68,29 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Core:
+    """Ask a model the 22 tasks of the CORE benchmark.
+
+    Answers are kept as they come, so that the same command goes on where it was stopped.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """A .bg file, a run's folder, or a Hugging Face model by its folder or name."""
+    bundle: str = ""
+    """Folder or archive (.zip, .tar.xz) with nanochat's tasks; by default where nanochat keeps it."""
+    max_per_task: int | None = None
+    """Ask at most so many items of each task; the draw is part of the protocol."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks, such as copa piqa; CORE itself needs all."""
+    context: int | None = None
+    """Tokens of an item that are read at most, the last ones; by default what the model was trained with."""
+    folder: str = ""
+    """Where answers and results go; core/ beside the artifact by default, or runs/NAME/core."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
 class Generate:
     """Continue a text with an artifact's model.
 
@@ -290,6 +313,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "prove": Prove,
+    "core": Core,
     "generate": Generate,
     "pack": Pack,
     "unpack": Unpack,
@@ -306,6 +330,7 @@ POSITIONALS = {
     "sweep": ("recipe",),
     "evaluate": ("artifact",),
     "prove": ("artifact",),
+    "core": ("model",),
     "compare": ("runs",),
     "generate": ("artifact", "prompt"),
     "pack": ("file",),

@@ -16,7 +16,7 @@ from bytegolf.report.markup import Html, escape, short
 INK, MUTED, RULE, ACCENT, WARM = "#000001", "#000002", "#000003", "#000004", "#000005"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", WARM: "--warm"}
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",  # text stays text: selectable, in the page's own typeface
     "svg.hashsalt": "bytegolf",  # the same run gives the same bytes
     "font.family": "DejaVu Sans",
@@ -101,7 +101,7 @@ def chart(
 
     The first tenth of a curve, where losses fall from great heights, may be cut off at the top.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         axes = figure.add_subplot()
         for curve in curves:
@@ -112,9 +112,7 @@ def chart(
             axes.axvline(mark.x, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2.5)))
             place = axes.get_xaxis_transform()
             axes.text(mark.x, 1.0, mark.letter, transform=place, color=MUTED, ha="center", va="bottom")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), name, title)
+        return inline(figure, name, title)
 
 
 def _draw(axes: Axes, curve: Curve) -> None:
@@ -140,8 +138,11 @@ def _frame(axes: Axes, curves: Sequence[Curve], from_zero: bool) -> None:
     axes.tick_params(length=3)
 
 
-def _inline(svg: str, name: str, title: str) -> Html:
+def inline(figure: Figure, name: str, title: str) -> Html:
     """The drawing as part of a page: no prologue, own ids, the page's colours and typeface."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"| transform="rotate\(-0 [^"]*"', "", svg)
