@@ -71,6 +71,16 @@ def _path(file: Path) -> str:
     return file.relative_to(_FOLDER.parent).as_posix()
 
 
+def module_source(name: str) -> str:
+    """The text of one of this package's modules, with its comments."""
+    return _file(name).read_text("utf-8")
+
+
+def is_module(name: str) -> bool:
+    """Whether this is the full name of one of this package's modules."""
+    return _file(name).is_file()
+
+
 def import_closure(roots: tuple[str, ...]) -> list[str]:
     """Names of all modules of this package that `roots` need, sorted. A root that is a folder stands for all
     modules in it.

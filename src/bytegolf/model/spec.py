@@ -247,13 +247,17 @@ class LanguageModel(Component):
 
     def distribution(self, h: Tensor) -> Tensor:
         """Log-probabilities of the next token from hidden states (..., D): (..., V), float32 at least."""
+        return torch.log_softmax(self.logits(h), dim=-1)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What the softmax is taken of, capped: (..., V), float32 at least."""
         read, table_VE, bias_V = self._head(h)
         logits = read @ table_VE.to(h.dtype).mT
         if self.head_adapter is not None:
             logits = logits + self.head_adapter(h)
         if bias_V is not None:
             logits = logits + bias_V
-        return torch.log_softmax(soft_cap(logits, self.spec.soft_cap, self.spec.cap_form), dim=-1)
+        return soft_cap(logits, self.spec.soft_cap, self.spec.cap_form)
 
     def as_written(self) -> AbstractContextManager[object]:
         """Within, compiled parts run as they are written.

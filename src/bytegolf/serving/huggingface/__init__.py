@@ -1,0 +1,1 @@
+"""Models for the Hugging Face library: what it loads, made of this package's own modules."""
