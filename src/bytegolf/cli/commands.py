@@ -15,7 +15,7 @@ from bytegolf.artifact.container import read_artifact
 from bytegolf.cli.arguments import read_command
 from bytegolf.cli.core import core
 from bytegolf.cli.draft import Draft
-from bytegolf.cli.export import export_challenge
+from bytegolf.cli.export import export_challenge, export_huggingface
 from bytegolf.cli.failures import INTERRUPTED
 from bytegolf.cli.help_pages import print_recipe
 from bytegolf.cli.options import Compress, Doctor, Evaluate, Generate, Report, Show, Train, usage
@@ -225,6 +225,7 @@ RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "doctor": doctor,
     "report": report,
     "export challenge": export_challenge,
+    "export huggingface": export_huggingface,
 }
 
 

@@ -18,7 +18,7 @@ from bytegolf.evaluation.core.results import CoreResult, contamination
 from bytegolf.evaluation.core.tasks import Task, tasks_named
 from bytegolf.report.core_page import write_core_page
 from bytegolf.running.progress import Display
-from bytegolf.serving.artifact import open_artifact
+from bytegolf.serving.artifact import artifact_in, open_artifact
 from bytegolf.training.ranks import chosen_device
 
 
@@ -48,9 +48,7 @@ def core(words: Sequence[str]) -> int:
 
 def _reader(options: Core) -> tuple[Reader, Path]:
     """The model, and the folder of its answers."""
-    path = Path(options.model)
-    if path.is_dir() and (path / "artifact.bg").is_file():
-        path = path / "artifact.bg"
+    path = artifact_in(Path(options.model))
     reader: Reader
     if path.is_file():
         artifact = open_artifact(path, device=options.device)
@@ -65,7 +63,8 @@ def _reader(options: Core) -> tuple[Reader, Path]:
     elif path.suffix == ".bg":
         raise RecipeError(f"there is no artifact {path}")
     else:
-        reader = HuggingFaceReader(options.model, chosen_device(options.device))
+        device = chosen_device(options.device)
+        reader = HuggingFaceReader(options.model, device, trusted=options.trust_remote_code)
         folder = Path("runs") / Path(reader.name).name
     if options.context is not None:
         reader.context = options.context

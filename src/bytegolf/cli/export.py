@@ -1,4 +1,4 @@
-"""`bytegolf export challenge`."""
+"""`bytegolf export challenge` and `bytegolf export huggingface`."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from rich.text import Text
 
 from bytegolf.cli.arguments import read_command
 from bytegolf.cli.help_pages import print_command
-from bytegolf.cli.options import ExportChallenge
+from bytegolf.cli.options import ExportChallenge, ExportHuggingFace
+from bytegolf.serving.artifact import artifact_in, open_artifact
+from bytegolf.serving.huggingface.check import check_folder
+from bytegolf.serving.huggingface.folder import write_folder
 from bytegolf.submission.folder import Labels, Sizes, open_run, refuse_existing, write
 
 _TOO_LARGE = 1
@@ -46,6 +49,38 @@ def export_challenge(words: Sequence[str]) -> int:
     )
     write(submission, labels, target)
     Console().print(Text(f"{target}  try it: python {target / 'train_gpt.py'}"), soft_wrap=True)
+    return 0
+
+
+def export_huggingface(words: Sequence[str]) -> int:
+    """`bytegolf export huggingface ARTIFACT …`"""
+    if {"--help", "-h"} & set(words):
+        print_command("export huggingface")
+        return 0
+    options: ExportHuggingFace = read_command("export huggingface", ExportHuggingFace, words, short=_SHORT)
+    path = artifact_in(Path(options.artifact))
+    target = Path(options.out) if options.out else path.parent / "huggingface"
+    artifact = open_artifact(path, device="cpu")
+    sizes = write_folder(artifact, target, options.precision)
+    console = Console()
+    weights = sizes["model.safetensors"]
+    console.print(
+        f"{target}  {weights:,} bytes of weights in {options.precision}, {len(sizes)} files",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        moved = check_folder(artifact, target, options.precision)
+    except ImportError:
+        console.print(
+            "not checked: pip install 'bytegolf[hf]' to load it here", highlight=False, markup=False
+        )
+    else:
+        console.print(
+            "checked: loaded by transformers, its logits are the artifact's to the bit"
+            + (f"; rounding its weights moved ln p by at most {moved:.2g}" if moved else ""),
+            highlight=False,
+        )
     return 0
 
 

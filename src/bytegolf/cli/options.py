@@ -86,6 +86,8 @@ class Core:
     """Tokens of an item that are read at most, the last ones; by default what the model was trained with."""
     folder: str = ""
     """Where answers and results go; core/ beside the artifact by default, or runs/NAME/core."""
+    trust_remote_code: bool = False
+    """Run the code that a Hugging Face model brings along, such as that of `export huggingface`."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
 
@@ -306,6 +308,22 @@ class ExportChallenge:
     """Write it even if it has too many bytes."""
 
 
+@dataclass(frozen=True)
+class ExportHuggingFace:
+    """Write an artifact as a folder that the Hugging Face library loads.
+
+    AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True) runs the same forward pass: the code
+    in the folder is this program's own.
+    """
+
+    artifact: _ArtifactWord
+    """The .bg file, or the folder of a run."""
+    out: str = ""
+    """Where to write (-o FOLDER); huggingface/ beside the artifact by default."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the weights; float32 keeps exactly those of the artifact."""
+
+
 COMMANDS: dict[str, type] = {
     "train": Train,
     "compress": Compress,
@@ -322,6 +340,7 @@ COMMANDS: dict[str, type] = {
     "doctor": Doctor,
     "report": Report,
     "export challenge": ExportChallenge,
+    "export huggingface": ExportHuggingFace,
 }
 #: Fields that are given by their place; the first is needed where the class has no default for it.
 POSITIONALS = {
@@ -340,6 +359,7 @@ POSITIONALS = {
     "doctor": (),
     "report": ("folder",),
     "export challenge": ("run",),
+    "export huggingface": ("artifact",),
 }
 _PLACES = {"prompt": "[PROMPT]", "runs": "RUN…"}
 

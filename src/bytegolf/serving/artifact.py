@@ -105,6 +105,11 @@ class Artifact:
         )
 
 
+def artifact_in(path: Path) -> Path:
+    """`path`, or the artifact of the run whose folder it is."""
+    return path / "artifact.bg" if (path / "artifact.bg").is_file() else path
+
+
 def open_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
     """See `bytegolf.load`."""
     return artifact_of(read_artifact(Path(path)), Path(path), device=device)

@@ -14,10 +14,11 @@ class HuggingFaceReader:
     """Any model that `AutoModelForCausalLM` loads, by its folder or its name.
 
     On a GPU it computes in bfloat16 under autocast, as the protocol's own runner does, on a CPU in float32.
-    Rows are as long as its configuration says (`max_position_embeddings`).
+    Rows are as long as its configuration says (`max_position_embeddings`). trusted: code that the model
+    brings along may run.
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device, *, trusted: bool = False) -> None:
         """Raises `RecipeError` without the library, or if it cannot load the model."""
         try:
             import transformers
@@ -28,8 +29,10 @@ class HuggingFaceReader:
             ) from error
         try:
             library: Any = transformers
-            self._tokenizer = library.AutoTokenizer.from_pretrained(name)
-            model = library.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+            self._tokenizer = library.AutoTokenizer.from_pretrained(name, trust_remote_code=trusted)
+            model = library.AutoModelForCausalLM.from_pretrained(
+                name, trust_remote_code=trusted, dtype=torch.float32
+            )
         except (OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise RecipeError(

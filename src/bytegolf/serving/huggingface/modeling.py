@@ -48,14 +48,16 @@ class BytegolfForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: BytegolfConfig) -> None:
         super().__init__(config)
         spec = from_json(Model, config.spec, "spec")
-        before = torch.get_default_dtype()
+        wanted = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
             # The library builds models without memory, where what is no weight would be lost.
             with torch.device("cpu"):
                 self.network = spec.build()
         finally:
-            torch.set_default_dtype(before)
+            torch.set_default_dtype(wanted)
+        for weight in self.network.parameters():
+            weight.data = weight.data.to(wanted)
         # Angles, constants: neither saved nor to be rounded.
         self._constants = [
             (module, name, value.clone())
