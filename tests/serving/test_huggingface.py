@@ -15,6 +15,7 @@ import transformers
 from bytegolf.artifact.container import Contents, write_artifact
 from bytegolf.cli import main
 from bytegolf.errors import ArtifactError
+from bytegolf.kernels.attention import flash4
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.roles import parameter_roles
@@ -247,3 +248,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_missing_file_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "huggingface", "missing.bg"]) == 2
     assert "missing.bg" in capsys.readouterr().err
+
+
+def test_operators_of_an_export_are_its_own(loaded: Any) -> None:
+    """A process that uses both, as the export's own check does, must not mix up their operators."""
+    theirs = sys.modules[type(loaded).__module__.rpartition(".")[0] + ".kernels_attention_flash4"]
+    assert theirs._SPACE != flash4._SPACE
+    assert hasattr(torch.ops, theirs._SPACE)
+    assert hasattr(getattr(torch.ops, flash4._SPACE), "flash4")
+    assert (
+        getattr(torch.ops, theirs._SPACE).flash4.default
+        is not getattr(torch.ops, flash4._SPACE).flash4.default
+    )

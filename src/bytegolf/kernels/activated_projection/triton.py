@@ -145,7 +145,11 @@ def _form(coefficients_4: Tensor | None, square_below: float) -> int:
     return _SQUARE.value if square_below == 0.0 else _LEAKY_SQUARE.value
 
 
-@torch.library.custom_op("bytegolf::activated_projection", mutates_args=())
+#: Where torch knows the operators: a copy of this module, which an exported model brings, has its own.
+_SPACE = __name__.replace(".", "_")
+
+
+@torch.library.custom_op(f"{_SPACE}::activated_projection", mutates_args=())
 def _project(
     x_ND: Tensor, weight_MD: Tensor, coefficients_4: Tensor | None, square_below: float
 ) -> tuple[Tensor, Tensor]:
@@ -161,7 +165,7 @@ def _(
     return x_ND.new_empty(shape), x_ND.new_empty(0 if square else shape)
 
 
-@torch.library.custom_op("bytegolf::activation_slope", mutates_args=())
+@torch.library.custom_op(f"{_SPACE}::activation_slope", mutates_args=())
 def _slope(
     gradient_NM: Tensor, kept_NM: Tensor, coefficients_4: Tensor | None, square_below: float
 ) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,11 @@ def _borders(offsets: Tensor, longest: int, window: int | None) -> dict[str, Any
     }
 
 
-@torch.library.custom_op("bytegolf::flash4", mutates_args=())
+#: Where torch knows the operators: a copy of this module, which an exported model brings, has its own.
+_SPACE = __name__.replace(".", "_")
+
+
+@torch.library.custom_op(f"{_SPACE}::flash4", mutates_args=())
 def _attention(
     q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, offsets: Tensor, longest: int, window: int | None
 ) -> tuple[Tensor, Tensor]:
@@ -147,7 +151,7 @@ def _(
     return q_THK.new_empty(q_THK.shape), q_THK.new_empty((heads, tokens), dtype=torch.float32)
 
 
-@torch.library.custom_op("bytegolf::flash4_gradient", mutates_args=())
+@torch.library.custom_op(f"{_SPACE}::flash4_gradient", mutates_args=())
 def _gradient(
     gradient_THK: Tensor,
     q_THK: Tensor,

@@ -280,7 +280,11 @@ def _form(cap: float | None, form: str) -> int:
     return _TANH.value if form == "tanh" else _POLYNOMIAL.value
 
 
-@torch.library.custom_op("bytegolf::capped_loss", mutates_args=())
+#: Where torch knows the operators: a copy of this module, which an exported model brings, has its own.
+_SPACE = __name__.replace(".", "_")
+
+
+@torch.library.custom_op(f"{_SPACE}::capped_loss", mutates_args=())
 def _loss(
     h_ND: Tensor,
     table_VD: Tensor,
@@ -305,7 +309,7 @@ def _(
     return h_ND.new_empty(shape, dtype=torch.float32), h_ND.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("bytegolf::capped_loss_gradient", mutates_args=())
+@torch.library.custom_op(f"{_SPACE}::capped_loss_gradient", mutates_args=())
 def _loss_gradient(
     h_ND: Tensor,
     table_VD: Tensor,
