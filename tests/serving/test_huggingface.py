@@ -260,3 +260,27 @@ def test_operators_of_an_export_are_its_own(loaded: Any) -> None:
         getattr(torch.ops, theirs._SPACE).flash4.default
         is not getattr(torch.ops, flash4._SPACE).flash4.default
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@torch.no_grad()
+def test_an_export_runs_on_a_gpu(tmp_path: Path) -> None:
+    artifact = toy(ByteTokenizer())
+    write_folder(artifact, tmp_path / "toy", "bfloat16")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "toy", trust_remote_code=True, dtype=torch.bfloat16
+    ).cuda()
+    model = artifact.model.cuda()
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16()
+    model.compute_dtype = torch.bfloat16
+    ids = torch.randint(97, 123, (2, 20), generator=torch.Generator().manual_seed(0))
+    ids[:, [0, 7]] = artifact.tokenizer.bos
+    expected = model.logits(
+        model.hidden_at(ids.cuda(), ids == artifact.tokenizer.bos, torch.arange(40, device="cuda"))
+    )
+    assert torch.equal(loaded(ids.cuda()).logits.flatten(0, 1), expected)
+    settings = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None}
+    told = loaded.generate(ids.cuda(), **settings)
+    assert told.shape == (2, 28)

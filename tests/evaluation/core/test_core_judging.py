@@ -113,3 +113,18 @@ def test_a_model_of_ours_predicts_in_a_batch_what_it_predicts_alone() -> None:
         expected_likeliest.append(logs.argmax(1))
     torch.testing.assert_close(nats, torch.cat(expected_nats))
     assert torch.equal(likeliest, torch.cat(expected_likeliest))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_answers_as_a_processor_does() -> None:
+    model, tokenizer = toy_model(), ByteTokenizer()
+    items = ITEMS["multiple_choice"]
+    cpu = ModelReader(model, tokenizer, name="toy", digest="0", context=64)
+    slow = [answer for some in answers(cpu, CHOICE, items, range(len(items))) for answer in some]
+    model = toy_model().cuda()
+    model.compute_dtype = torch.bfloat16
+    gpu = ModelReader(model, tokenizer, name="toy", digest="0", context=64)
+    fast = [answer for some in answers(gpu, CHOICE, items, range(len(items))) for answer in some]
+    for one, other in zip(slow, fast, strict=True):
+        assert one.nats == pytest.approx(other.nats, abs=0.05)

@@ -10,6 +10,7 @@ from toy_core import ITEMS, ScriptedReader, write_bundle
 
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.core.bundle import open_bundle
+from bytegolf.evaluation.core.judging import Answer
 from bytegolf.evaluation.core.prompts import drawn
 from bytegolf.evaluation.core.record import Record, evaluate, settings_of
 from bytegolf.evaluation.core.results import CoreResult, TaskResult, contamination, to_csv
@@ -81,6 +82,17 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path) -> None:
     assert run(tmp_path / "core", bundle, again) == whole
     assert reader.passes
     assert not again.passes
+
+
+def test_a_mean_that_is_no_number_is_kept_as_none(tmp_path: Path) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "bundle"))
+    record = Record(tmp_path / "core", settings_of(ScriptedReader(SCRIPT), bundle, TASKS, None))
+    record.add(TASKS[0], [Answer(0, False, 1, (math.nan, 0.5))])
+    line = (tmp_path / "core" / "tasks" / f"{TASKS[0].label}.jsonl").read_text()
+    assert json.loads(line, parse_constant=lambda word: pytest.fail(word))["nats"] == [None, 0.5]
+    (answer,) = record.kept(TASKS[0])
+    assert math.isnan(answer.nats[0])
+    assert answer.nats[1] == 0.5
 
 
 def test_answers_of_another_kind_are_not_taken(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The folder in which answers are kept as they come, so that a stopped evaluation goes on."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +45,8 @@ class Record:
                 if not line.endswith(b"\n"):
                     break
                 row = json.loads(line)
-                found.append(Answer(row["index"], row["correct"], row["option"], tuple(row["nats"])))
+                nats = (math.nan if mean is None else mean for mean in row["nats"])
+                found.append(Answer(row["index"], row["correct"], row["option"], tuple(nats)))
                 whole += len(line)
             file.truncate(whole)
         return found
@@ -53,10 +55,15 @@ class Record:
         path = self._path(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(answer)) + "\n" for answer in new)
+            file.writelines(json.dumps(_plain(answer)) + "\n" for answer in new)
 
     def _path(self, task: Task) -> Path:
         return self.folder / "tasks" / f"{task.label}.jsonl"
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    """A line of JSON, which has no word for what is no number."""
+    return asdict(answer) | {"nats": [None if math.isnan(mean) else mean for mean in answer.nats]}
 
 
 def settings_of(reader: Reader, bundle: Bundle, tasks: Sequence[Task], most: int | None) -> dict[str, Any]:
