@@ -41,12 +41,13 @@ from bytegolf.compression.spec import Compression, FixedBits, RoleGrid
 from bytegolf.compression.storage import Storage
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
+from bytegolf.files import write_json
 from bytegolf.model.roles import Role
 from bytegolf.model.rotary import NtkAware
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.report.run_folder import read_run
-from bytegolf.runner import Trained, trained_run, write_json
+from bytegolf.runner import Trained, trained_run
 from bytegolf.running.environment import describe_environment
 from bytegolf.running.export import export
 from bytegolf.running.progress import Display

@@ -70,6 +70,7 @@ from bytegolf.compression.spec import Compression, FixedBits
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
+from bytegolf.files import write_json
 from bytegolf.model.attention import Attention
 from bytegolf.model.gates import FullGate, Gate, OutGate, SparseGate
 from bytegolf.model.injection import Parcae
@@ -77,7 +78,7 @@ from bytegolf.model.lanes import Lanes
 from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import XieluMlp, published_xielu
 from bytegolf.recipe import Recipe
-from bytegolf.runner import Trained, train, trained_run, write_json
+from bytegolf.runner import Trained, train, trained_run
 from bytegolf.running.environment import describe_environment
 from bytegolf.running.export import export
 from bytegolf.running.progress import Display

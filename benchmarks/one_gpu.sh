@@ -5,7 +5,8 @@
 #     sh benchmarks/one_gpu.sh TEXT OUT [BEST…]
 #
 # TEXT is a folder with train-*.jsonl.xz and val.jsonl.xz. BEST are changes of `best`, such as
-# --training.seed 2; NINE holds those of the other. Finished runs lie in OUT/best and OUT/nine; what took how long is in OUT/times.
+# --training.seed 2; NINE holds those of the other. Finished runs lie in OUT/best and OUT/nine; what took how
+# long is in OUT/times.
 set -eu
 text=$1 out=$2
 shift 2

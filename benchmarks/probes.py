@@ -41,11 +41,12 @@ from bytegolf.artifact.loading import load
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked, Sliding
+from bytegolf.files import write_json
 from bytegolf.model.attention import Attention
 from bytegolf.recipe import Recipe
 from bytegolf.recipes.best import RECIPE as BEST
 from bytegolf.report.run_folder import read_run
-from bytegolf.runner import Trained, train, write_json
+from bytegolf.runner import Trained, train
 from bytegolf.running.environment import describe_environment
 from bytegolf.running.export import export
 from bytegolf.running.progress import Display

@@ -42,11 +42,12 @@ from bytegolf.compression.grid import AbsMax, Grid
 from bytegolf.compression.spec import Compression, FixedBits, Noise, RoleGrid
 from bytegolf.compression.storage import Storage
 from bytegolf.compression.ternary import Binary, Ternary
+from bytegolf.files import write_json
 from bytegolf.model.loop import Loop
 from bytegolf.model.roles import Role
 from bytegolf.model.spec import Model
 from bytegolf.recipe import Recipe
-from bytegolf.runner import finish, run, trained_run, write_json
+from bytegolf.runner import finish, run, trained_run
 from bytegolf.running.progress import Display
 from bytegolf.training.ranks import Ranks
 

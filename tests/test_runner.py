@@ -19,13 +19,14 @@ from bytegolf.compression.plan import plan_from_json
 from bytegolf.compression.spec import Compression, FitBytes, FixedBits
 from bytegolf.errors import BudgetError, CheckpointError, RecipeError
 from bytegolf.evaluation.windows import Chunked, Sliding
+from bytegolf.files import write_json
 from bytegolf.model.attention import Attention
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
 from bytegolf.report.run_folder import read_run
-from bytegolf.runner import compress_run, run, saved_recipe, write_json
+from bytegolf.runner import compress_run, run, saved_recipe
 from bytegolf.text.spec import Text
 from bytegolf.tokens.spec import Bytes
 from bytegolf.training.budget import Budget

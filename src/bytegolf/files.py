@@ -1,11 +1,12 @@
 """Files that are either whole or absent."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
@@ -38,3 +39,8 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Writes `data` under `path`, whole or not at all (see `atomic_writer`)."""
     with atomic_writer(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Plain data as indented JSON, whole or not at all (see `atomic_writer`)."""
+    atomic_write(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())

@@ -14,7 +14,7 @@ from bytegolf.compression.stages import SeenGrids
 from bytegolf.errors import CheckpointError, RecipeError
 from bytegolf.evaluation.bits import score
 from bytegolf.evaluation.windows import Chunked
-from bytegolf.files import atomic_write
+from bytegolf.files import write_json
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.report.page import write_report
@@ -260,11 +260,6 @@ def saved_recipe(folder: Path) -> Recipe:
         ) from error
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is damaged ({error}); start again in a new folder") from error
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Plain data as indented JSON, whole or not at all."""
-    atomic_write(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -1,6 +1,5 @@
 """`bytegolf compare`: seeds of one way to train, or of two against each other. Imports no torch."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from bytegolf.cli.options import Compare
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.significance import Comparison, Sample
 from bytegolf.evaluation.significance import compare as welch_test
-from bytegolf.files import atomic_write
+from bytegolf.files import write_json
 from bytegolf.report.seeds import Side, read_side, refuse_incomparable, shared_plan
 
 
@@ -40,8 +39,7 @@ def compare(words: Sequence[str]) -> int:
     if result is not None:
         print_verdict(console, result)
     if options.json:
-        data = json.dumps(plain(plan, sides, result), indent=1, ensure_ascii=False) + "\n"
-        atomic_write(Path(options.json), data.encode())
+        write_json(Path(options.json), plain(plan, sides, result))
     return 0
 
 

@@ -29,10 +29,7 @@ def core(words: Sequence[str]) -> int:
         raise RecipeError(f"--max-per-task is {options.max_per_task}; give a positive number")
     if options.context is not None and options.context < 2:
         raise RecipeError(f"--context is {options.context}; give at least 2")
-    try:
-        tasks = tasks_named(options.tasks)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
+    tasks = tasks_named(options.tasks)
     # Before a model is loaded, which may take long.
     bundle = open_bundle(find_bundle(options.bundle))
     console, display = Console(), Display(Console(stderr=True))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bytegolf.errors import BytegolfError
-from bytegolf.files import atomic_write
+from bytegolf.files import write_json
 from bytegolf.recipe import Recipe
 from bytegolf.report.differences import differences
 from bytegolf.training.signals import Interrupted, StopSignals
@@ -114,10 +114,10 @@ def carry_out(sweep: Sweep, *, device: str, say: Callable[[str], None]) -> list[
 
 def write_plan(sweep: Sweep) -> None:
     """Writes sweep.json and the recipe of every group."""
-    _write_json(sweep.folder / _DESCRIPTION, sweep.description)
+    write_json(sweep.folder / _DESCRIPTION, sweep.description)
     for run in sweep.runs():
         if not run.recipe.exists():
-            _write_json(run.recipe, to_json(sweep.groups[run.group]))
+            write_json(run.recipe, to_json(sweep.groups[run.group]))
 
 
 def with_shared_tokens(folder: Path, groups: Mapping[str, Recipe]) -> dict[str, Recipe]:
@@ -188,7 +188,3 @@ def _refuse_other(sweep: Sweep) -> None:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _write_json(path: Path, data: Any) -> None:
-    atomic_write(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())

@@ -10,11 +10,11 @@ from typing import Any
 from bytegolf.artifact.container import read_artifact
 from bytegolf.artifact.source import EVALUATION, script, source_bytes
 from bytegolf.errors import ArtifactError, BytegolfError, RecipeError
-from bytegolf.files import atomic_write
+from bytegolf.files import atomic_write, write_json
 from bytegolf.recipe import Recipe
 from bytegolf.report.run_folder import Run, find, read_run, rows
 from bytegolf.report.seeds import read_side, refuse_incomparable
-from bytegolf.runner import saved_recipe, write_json
+from bytegolf.runner import saved_recipe
 from bytegolf.running.environment import source_hash
 from bytegolf.submission.evaluation import submitted_passes
 from bytegolf.submission.log import training_log

@@ -17,6 +17,8 @@ SOURCE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 _USUAL = (Path("eval_bundle"), Path("eval_bundle.zip"), Path.home() / ".cache/nanochat/eval_bundle")
 _CSV_SUFFIX, _TITLES, _META = ".csv", "squad_dev_titles_in_enwiki_2015.txt", "eval_meta_data.csv"
 
+_WANTED = frozenset(task.file for task in TASKS)
+
 Item = Mapping[str, Any]
 
 
@@ -78,15 +80,13 @@ def open_bundle(path: Path) -> Bundle:
 
     Nothing is unpacked onto the disk. Raises `TextError` where it cannot be read or holds no bundle.
     """
-    wanted = {task.file for task in TASKS}
     files: dict[str, bytes] = {}
     tables: dict[str, bytes] = {}
     titles, found = b"", False
     try:
         for name, data in _members(path):
-            inside = "/".join(PurePosixPath(name).parts[-2:])
-            last = PurePosixPath(name).name
-            if inside in wanted:
+            inside, last = _places(name)
+            if inside in _WANTED:
                 files[inside] = data
             elif last == _TITLES:
                 titles = data
@@ -105,8 +105,9 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of what may be of use."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            if file.is_file() and _useful(file.name):
-                yield file.relative_to(path).as_posix(), file.read_bytes()
+            name = file.relative_to(path).as_posix()
+            if file.is_file() and _useful(name):
+                yield name, file.read_bytes()
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -121,9 +122,16 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _useful(name: str) -> bool:
+    inside, last = _places(name)
     # Archives made on a Mac hold a shadow "._NAME" of every file.
-    last = PurePosixPath(name).name
-    return not last.startswith(".") and last.endswith((".jsonl", ".csv", ".txt", "core.yaml"))
+    table = last.endswith(_CSV_SUFFIX) and not last.startswith(".")
+    return inside in _WANTED or last in (_TITLES, "core.yaml") or table
+
+
+def _places(name: str) -> tuple[str, str]:
+    """A member's name with the folder it lies in, which is how tasks name their files, and without."""
+    parts = PurePosixPath(name).parts
+    return "/".join(parts[-2:]), parts[-1]
 
 
 _FIELDS: dict[Kind, dict[str, type]] = {

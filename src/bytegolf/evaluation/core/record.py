@@ -14,7 +14,7 @@ from bytegolf.evaluation.core.prompts import drawn
 from bytegolf.evaluation.core.reader import Reader
 from bytegolf.evaluation.core.results import CoreResult, TaskResult, to_csv, to_plain
 from bytegolf.evaluation.core.tasks import Task
-from bytegolf.files import atomic_write
+from bytegolf.files import atomic_write, write_json
 
 _SETTINGS = "settings.json"
 
@@ -32,7 +32,7 @@ class Record:
         if kept.exists():
             _refuse_others(json.loads(kept.read_text(encoding="utf-8")), settings, folder)
         else:
-            atomic_write(kept, (json.dumps(settings, indent=1) + "\n").encode())
+            write_json(kept, settings)
 
     def kept(self, task: Task) -> list[Answer]:
         """The task's answers so far. A last line that was cut off in writing is left out, and removed."""
@@ -90,7 +90,7 @@ def evaluate(
         found.append(TaskResult(task, len(items), sum(answer.correct for answer in done)))
     result = CoreResult(tuple(found))
     plain = to_plain(result, record.settings, bundle.published, bundle.titles)
-    atomic_write(record.folder / "core.json", (json.dumps(plain, indent=1) + "\n").encode())
+    write_json(record.folder / "core.json", plain)
     atomic_write(record.folder / "core.csv", to_csv(result).encode())
     return result
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from bytegolf.errors import RecipeError
+
 #: multiple_choice: one query, several continuations. schema: several contexts, one continuation. In both the
 #: option with the lowest mean −ln p a token is the answer. language_modeling: the model's likeliest tokens
 #: have to be the continuation's.
@@ -71,12 +73,12 @@ TASKS = (
 def tasks_named(labels: tuple[str, ...]) -> tuple[Task, ...]:
     """These tasks, in the order of `TASKS`; all of them where no label is given.
 
-    Raises `ValueError` for a label that there is not.
+    Raises `RecipeError` for a label that there is not.
     """
     known = {task.label for task in TASKS}
     unknown = [label for label in labels if label not in known]
     if unknown:
-        raise ValueError(
+        raise RecipeError(
             f"task {unknown[0]!r} is unknown; there are {', '.join(task.label for task in TASKS)}"
         )
     return tuple(task for task in TASKS if not labels or task.label in labels)

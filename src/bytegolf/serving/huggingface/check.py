@@ -8,6 +8,7 @@ import torch
 
 from bytegolf.errors import ArtifactError
 from bytegolf.model.spec import LanguageModel
+from bytegolf.model.stream import Stream
 from bytegolf.serving.artifact import Artifact
 from bytegolf.serving.huggingface.folder import Precision
 
@@ -30,14 +31,14 @@ def check_folder(artifact: Artifact, folder: Path, precision: Precision) -> floa
         own = copy.deepcopy(artifact.model).cpu()
         exact = own.log_probabilities(ids_BT, starts_BT)
         _round(own, precision)
-        rounded = own.logits(own.hidden_at(ids_BT, starts_BT, torch.arange(ids_BT.numel())))
-        found = loaded(ids_BT).logits.flatten(0, 1)
+        rounded = own.logits(own.hidden(ids_BT, Stream.of(starts_BT)))
+        found = loaded(ids_BT).logits
     if not torch.equal(found, rounded):
         raise ArtifactError(
             f"{folder} predicts otherwise than the artifact, by up to {float((found - rounded).abs().max())} "
             "in a logit; this is a mistake of the export"
         )
-    moved = torch.log_softmax(rounded.float(), dim=-1) - exact.flatten(0, 1)
+    moved = torch.log_softmax(rounded.float(), dim=-1) - exact
     return float(moved.abs().max())
 
 

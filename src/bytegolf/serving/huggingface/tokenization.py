@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizer
 
 from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
@@ -54,8 +55,6 @@ class BytegolfTokenizer(PreTrainedTokenizer):
         return self._written(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        import numpy as np
-
         ids = np.array([self._convert_token_to_id(token) for token in tokens], dtype=np.int64)
         return self._tokenizer.decode(ids).decode("utf-8", errors="replace")
 
