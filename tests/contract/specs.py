@@ -9,6 +9,7 @@ import torch
 from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramSum, BigramXor
 from bytegolf.model.embedding import FactoredEmbedding, TiedEmbedding
+from bytegolf.model.friction import Friction
 from bytegolf.model.gates import FullGate, OutGate, SparseGate
 from bytegolf.model.injection import Parcae
 from bytegolf.model.lanes import Lanes
@@ -85,6 +86,15 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {
     "reading": {"plain": {}, "exclusive": {"exclusive": True}, "differential": {"differential": 0.5}},
     "ending": {"as read": {}, "normalized": {"norm_output": True}},
     "value matrix": {"": {}, "tied values": {"tied_values": True}},
+    "friction": {
+        "": {},
+        "friction": {"friction": Friction(capacity=1.5)},
+        "friction, mu": {"friction": Friction(form="mu", capacity=None, head_bias=True, head_friction=True)},
+        "friction, log domain": {"friction": Friction(form="log_domain", head_friction=True)},
+        "friction in the softmax": {"friction": Friction("softmax", capacity=None, head_friction=True)},
+    },
+    "position": {"": {}, "no rotation": {"rotary": False}},
+    "norm": {"": {}, "as projected": {"norm_query_key": False, "query_gain": 0.8}},
     "gate": {
         "": {},
         "out gate of the residual": {"gate": OutGate(channels=5, reads="residual")},

@@ -205,6 +205,9 @@ def expected_counts(spec: Model) -> dict[Role, int]:
     for block in spec.layers:
         mixer, mlp = block.mixer, block.mlp
         head = mixer.head_width or WIDTH // mixer.heads
+        if mixer.friction is not None:
+            each = mixer.heads * (1 if mixer.differential is None else 2)
+            counts[Role.SCALAR] += each * (mixer.friction.head_bias + mixer.friction.head_friction)
         counts[Role.ATTENTION_QUERY] += WIDTH * mixer.heads * head
         counts[Role.ATTENTION_KEY] += WIDTH * mixer.key_value_heads * head
         counts[Role.ATTENTION_VALUE] += WIDTH * mixer.key_value_heads * head * (not mixer.tied_values)

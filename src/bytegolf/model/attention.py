@@ -1,5 +1,7 @@
 """Grouped-query attention with normalized queries and keys, learned query gain and rotary positions.
 
+Scores become weights by a softmax, or through friction.
+
 Shapes: B rows, T tokens, S tokens with those in memory, D width, H query heads, G key/value heads, K head
 width. Differential attention has N = 2H and M = 2G heads of width h = K / 2.
 """
@@ -14,6 +16,7 @@ from bytegolf.kernels.attention import attend
 from bytegolf.kernels.rms_norm import rms_norm
 from bytegolf.model.differential import as_half_heads, for_half_heads, sum_and_difference
 from bytegolf.model.exclusive import without_own_value
+from bytegolf.model.friction import Friction
 from bytegolf.model.gates import Gate
 from bytegolf.model.linear import Linear, ResidualLinear, joint
 from bytegolf.model.roles import Component, Role
@@ -35,7 +38,9 @@ class Attention:
     shared_values: the model's value embedding is added to the values, with a learned factor from 1.
     gate: what each head hands on is multiplied by a learned function of the token, after all that is above;
     None for no gate. tied_values: values are the keys as projected, neither normalized nor rotated, and there
-    is no value matrix.
+    is no value matrix. friction: what the distance to a key costs, and what stands in for the softmax; None
+    for plain attention. rotary: queries and keys are rotated by their positions. norm_query_key: they are
+    normalized before; without it scores vary by a third of `query_gain` at the start, not by all of it.
     """
 
     heads: int = 8
@@ -52,6 +57,9 @@ class Attention:
     shared_values: bool = False
     gate: Gate | None = None
     tied_values: bool = False
+    friction: Friction | None = None
+    rotary: bool = True
+    norm_query_key: bool = True
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.key_value_heads < 1 or self.heads % self.key_value_heads:
@@ -112,6 +120,7 @@ class AttentionLayer(Component):
         if spec.shared_values:
             self.shared_1 = self.parameter("shared_1", torch.ones(1), Role.SCALAR)
         self.gate = None if spec.gate is None else spec.gate.build(width, spec.heads, inner)
+        self.friction = None if spec.friction is None else spec.friction.build(spec.heads * parts)
         self.rotary = Rotary(turning, rotated, spec.rotary_base, spec.rotary_scaling)
 
     def forward(self, x_BTD: Tensor, stream: Stream, residual_BTD: Tensor | None = None) -> Tensor:
@@ -150,13 +159,17 @@ class AttentionLayer(Component):
 
     def _read(self, q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, gain_H: Tensor, stream: Stream) -> Tensor:
         """What each head reads from the visible tokens, (B, T, H, K); keys and values of T tokens come in."""
-        q_BTHK, k_BSGK = rms_norm(q_BTHK), rms_norm(k_BSGK)
-        cos, sin = (table.to(q_BTHK.dtype) for table in self.rotary.tables(stream.positions_T))
-        q_BTHK = rotate(q_BTHK, cos, sin) * gain_H[:, None]
-        k_BSGK = rotate(k_BSGK, cos, sin)
+        if self.spec.norm_query_key:
+            q_BTHK, k_BSGK = rms_norm(q_BTHK), rms_norm(k_BSGK)
+        if self.spec.rotary:
+            cos, sin = (table.to(q_BTHK.dtype) for table in self.rotary.tables(stream.positions_T))
+            q_BTHK, k_BSGK = rotate(q_BTHK, cos, sin), rotate(k_BSGK, cos, sin)
+        q_BTHK = q_BTHK * gain_H[:, None]
         if stream.memory is not None:
             k_BSGK = stream.memory.extend(f"{self.key}.keys", k_BSGK)
             v_BSGK = stream.memory.extend(f"{self.key}.values", v_BSGK)
+        if self.friction is not None:
+            return self.friction(q_BTHK, k_BSGK, v_BSGK, stream, self.spec.window)
         return attend(
             q_BTHK,
             k_BSGK,

@@ -100,8 +100,9 @@ class Rotary(nn.Module):
             self.frequencies[: self.rotated // 2] = values.float()
 
     def tables(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and signed sin, each (T, 1, K) float32, to be used by `rotate`."""
-        angles = positions_T[:, None].float() * self.frequencies[None, :].float()
+        """cos and signed sin, each (T, 1, K), float32 at least, to be used by `rotate`."""
+        exact = torch.promote_types(self.frequencies.dtype, torch.float32)
+        angles = positions_T[:, None].to(exact) * self.frequencies[None, :].to(exact)
         cos, sin = angles.cos(), angles.sin()
         return (
             torch.stack([cos, cos], dim=1).flatten(1)[:, None, :],
