@@ -18,6 +18,7 @@ from bytegolf.files import write_json
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.report.page import write_report
+from bytegolf.running.edges import edge_measurement, edges_in_words, newest_edges
 from bytegolf.running.environment import describe_environment, seconds_since_start
 from bytegolf.running.export import export
 from bytegolf.running.grids import early_plan, refuse_hopeless_budget
@@ -117,6 +118,8 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
         f"trained  {trainer.step} steps, {trainer.tokens:,} tokens in {trained.training['seconds']:.0f} s "
         f"({trained.training['tokens_per_second']:,.0f} tokens/s)"
     )
+    if trainer.newest_edges is not None:
+        display.say(f"edges    {edges_in_words(trainer.newest_edges)}")
     if ranks.leads and trainer.average is not None and trainer.average.steps:
         trained.training["average"] = _beside_last_weights(trained, trainer.model, folder, display)
     return trained
@@ -201,6 +204,7 @@ def build_trainer(
         checkpoints=Checkpoints(folder / "checkpoint"),
         stopwatch=Stopwatch(),
         validate=lambda: _validate(model, recipe, prepared) if ranks.leads else (0.0, 0.0),
+        edges=edge_measurement(model, recipe, prepared) if ranks.leads else None,
         ahead=ranks.device.type == "cuda",
         joined_rows=joined,
     )
@@ -217,6 +221,8 @@ def finish(trained: Trained, folder: Path, device: torch.device, display: Displa
     result = evaluate_run(
         trained.model, trained.recipe, trained.prepared, trained.training, exported, device, display
     )
+    if edges := newest_edges(folder):
+        result.summary["edges"] = edges
     write_json(folder / "result.json", result.summary)
     write_json(folder / "coloured.json", result.coloured)
     report = write_report(folder)

@@ -17,8 +17,8 @@ from bytegolf.kernels.friction import Form, Rule, friction_attend
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.stream import Stream
 
-#: Is shown queries (B, T, H, K), keys (B, S, G, K), the stream, and the layer.
-EdgeObserver = Callable[[Tensor, Tensor, Stream, "FrictionLayer"], None]
+#: Is shown queries (B, T, H, K), keys (B, S, G, K), the stream and the window.
+EdgeObserver = Callable[[Tensor, Tensor, Stream, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Friction:
 
 
 class FrictionLayer(Component):
-    """What heads read through friction. `observer`, where set, is shown what every score is made of."""
+    """What heads read through friction.
+
+    `observer`, where set, is shown what every score is made of. Never while compiled code runs.
+    """
 
     def __init__(self, spec: Friction, heads: int) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class FrictionLayer(Component):
     ) -> Tensor:
         """(B, T, H, K); see `bytegolf.kernels.friction.friction_attend`."""
         if self.observer is not None:
-            self.observer(q_BTHK, k_BSGK, stream, self)
+            self.observer(q_BTHK, k_BSGK, stream, window)
         return friction_attend(
             q_BTHK,
             k_BSGK,

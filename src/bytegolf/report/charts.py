@@ -44,6 +44,8 @@ STYLE = {
     "figure.dpi": 72,
     "savefig.transparent": True,
 }
+#: Named places on an axis beyond which only some are named.
+_MOST_PLACES = 12
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,24 @@ def chart(
     x_label: str,
     marks: Sequence[Mark] = (),
     from_zero: bool = False,
+    places: Sequence[str] = (),
+    settled_from: float = 0.1,
 ) -> Html:
     """An SVG of `size` CSS pixels. `name` keeps its ids apart from other charts', `title` is read aloud.
 
-    The first tenth of a curve, where losses fall from great heights, may be cut off at the top.
+    Before the share `settled_from` of the way, where losses fall from great heights, a curve may be cut off
+    at the top. `places`: names of x = 0, 1, 2, … where these are no times.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         axes = figure.add_subplot()
         for curve in curves:
             _draw(axes, curve)
-        _frame(axes, curves, from_zero)
+        _frame(axes, curves, from_zero, settled_from)
+        if places:
+            shown = range(0, len(places), -(-len(places) // _MOST_PLACES))
+            axes.set_xticks(shown, [places[place] for place in shown])
+            axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xlabel(x_label)
         for mark in marks:
             axes.axvline(mark.x, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2.5)))
@@ -123,9 +132,10 @@ def _draw(axes: Axes, curve: Curve) -> None:
         axes.plot(curve.x, curve.y, **style)
 
 
-def _frame(axes: Axes, curves: Sequence[Curve], from_zero: bool) -> None:
+def _frame(axes: Axes, curves: Sequence[Curve], from_zero: bool, settled_from: float) -> None:
     end = max((x for curve in curves for x in curve.x), default=1.0)
-    settled = [y for curve in curves for x, y in zip(curve.x, curve.y, strict=True) if x >= 0.1 * end]
+    points = [(x, y) for curve in curves for x, y in zip(curve.x, curve.y, strict=True)]
+    settled = [y for x, y in points if x >= settled_from * end]
     low, high = (min(settled), max(settled)) if settled else (0.0, 1.0)
     pad = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
     axes.set_ylim(0 if from_zero else low - pad, high + pad)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bytegolf.files import atomic_write
-from bytegolf.report import certificate, curves, headline, sections
+from bytegolf.report import certificate, curves, edges, headline, sections
 from bytegolf.report.document import document, section
 from bytegolf.report.markup import Html, tag
 from bytegolf.report.run_folder import Run, read_run
@@ -24,6 +24,7 @@ def page(run: Run) -> Html:
     """The whole page as markup."""
     made = [
         ("training", "Training", curves.training(run)),
+        ("edges", "Edges", edges.edges(run)),
         ("comparison", "Beside classic compressors", sections.comparison(run)),
         ("scores", "Scores", sections.scores(run)),
         ("proof", "Proof", certificate.proof(run)),

@@ -75,6 +75,8 @@ class Trainer:
 
     ahead: whether a step is queued before the numbers of the one before it are read, so that a GPU has work
     while the next step is prepared. What is learned is the same; a loss that diverges is seen a step later.
+    edges: measures what friction leaves of the edges, at each validation and at the end; None where nothing
+    is cut. newest_edges: what it last found, with the step.
     """
 
     model: LanguageModel
@@ -88,6 +90,8 @@ class Trainer:
     checkpoints: Checkpoints | None
     stopwatch: Stopwatch
     validate: Callable[[], tuple[float, float]] | None = None
+    edges: Callable[[], dict[str, Any]] | None = None
+    newest_edges: dict[str, Any] | None = None
     watch: Callable[[Progress], None] = lambda progress: None
     step: int = 0
     tokens: int = 0
@@ -144,6 +148,7 @@ class Trainer:
                 f"{seconds:.2f} s; raise it, or lower training.rows"
             )
         self._save()
+        self._measure_edges()
 
     def _run_ahead(
         self, queued: QueuedStep, batches: Iterator[Batch], pace: Pace, due: Due, signals: StopSignals
@@ -331,6 +336,15 @@ class Trainer:
             self.record.write(
                 "validation", step=self.step, tokens=self.tokens, seconds=self.stopwatch.seconds, **values
             )
+        self._measure_edges()
+
+    def _measure_edges(self) -> None:
+        """Once for each step at most; the clock stands still."""
+        if self.edges is None or (self.newest_edges or {}).get("step") == self.step:
+            return
+        place = {"step": self.step, "tokens": self.tokens, "seconds": self.stopwatch.seconds}
+        self.newest_edges = place | self.edges()
+        self.record.write("edges", **self.newest_edges)
 
     def _save(self) -> None:
         self.stopwatch.pause()
