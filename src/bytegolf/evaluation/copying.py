@@ -118,7 +118,7 @@ def copying(
         ids_BT[:, -segment:] = ids_BT[:, -segment - distance : length + 1 - distance]
         again = np.arange(length - segment + 1, length)
         with fitted(model, length):
-            found.append(Repeat(distance, *(_at(model, ids_BT, p) for p in (again, again - distance))))
+            found.append(Repeat(distance, *_at(model, ids_BT, (again, again - distance))))
         distance *= 2
     return tuple(found)
 
@@ -170,8 +170,9 @@ def as_rows(found: tuple[Repeat, ...] | Induction) -> Any:
     return [asdict(repeat) for repeat in found] if isinstance(found, tuple) else asdict(found)
 
 
-def _at(model: LanguageModel, ids_BT: np.ndarray, places_P: np.ndarray) -> Answers:
-    """Answers at the same places of all rows, each of which opens a document: ids (B, T + 1)."""
+def _at(model: LanguageModel, ids_BT: np.ndarray, groups: tuple[np.ndarray, ...]) -> list[Answers]:
+    """Answers at groups of places, the same in all rows, each of which opens a document: ids (B, T + 1)."""
+    places_P = np.concatenate(groups)
     found = []
     rows = max(1, _tokens_per_pass(model) // (ids_BT.shape[1] - 1))
     for first in range(0, len(ids_BT), rows):
@@ -179,11 +180,14 @@ def _at(model: LanguageModel, ids_BT: np.ndarray, places_P: np.ndarray) -> Answe
         inputs_BT = part_BT[:, :-1]
         starts_BT = np.zeros(inputs_BT.shape, dtype=bool)
         starts_BT[:, 0] = True
-        places_M = (np.arange(len(part_BT))[:, None] * inputs_BT.shape[1] + places_P).reshape(-1)
+        places_BP = np.arange(len(part_BT))[:, None] * inputs_BT.shape[1] + places_P
         targets_M = part_BT[:, places_P + 1].reshape(-1)
-        found.append(_answers(model, inputs_BT, starts_BT, places_M, targets_M))
-    right_M, nats_M = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Answers.of(right_M, nats_M)
+        answers = _answers(model, inputs_BT, starts_BT, places_BP.reshape(-1), targets_M)
+        found.append([part_M.reshape(places_BP.shape) for part_M in answers])
+    right_BP, nats_BP = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    borders = np.cumsum([len(places) for places in groups])[:-1]
+    by_group = zip(*(np.split(part_BP, borders, axis=1) for part_BP in (right_BP, nats_BP)), strict=True)
+    return [Answers.of(right.reshape(-1), nats.reshape(-1)) for right, nats in by_group]
 
 
 def _answers(
