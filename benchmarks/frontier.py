@@ -218,15 +218,9 @@ def study(name: str, recipe: Recipe, out: Path, console: Console) -> dict[str, A
     seed, ranks, display = recipe.training.seed, Ranks.start("auto"), Display(console)
     folder, other = out / f"{name}-seed{seed}", CASES[name].trained
     training = None if other is None else out / f"{other}-seed{seed}"
-    if folder.exists():
-        raise RecipeError(f"{folder} already holds a run; delete it, or name another folder with --out")
     if training is not None and not any((training / "checkpoint").glob("step-*.pt")):
         raise CheckpointError(f"{training} holds no training that {name} could take; run {other} first")
-    # What was compiled for the change before neither speeds this one up nor slows it down.
-    torch.compiler.reset()
-    folder.mkdir(parents=True)
-    write_json(folder / "recipe.json", to_json(recipe))
-    write_json(folder / "environment.json", describe_environment())
+    begin(folder, recipe)
     with display.line():
         if training is not None:
             trained = trained_run(training, recipe, ranks, display)
@@ -235,8 +229,19 @@ def study(name: str, recipe: Recipe, out: Path, console: Console) -> dict[str, A
         return packed_and_scored(trained, folder, ranks, display)
 
 
+def begin(folder: Path, recipe: Recipe) -> None:
+    """Makes the folder of a run and says there what is run. Raises `RecipeError` if there is one already."""
+    if folder.exists():
+        raise RecipeError(f"{folder} already holds a run; delete it, or name another folder with --out")
+    # What was compiled for the change before neither speeds this one up nor slows it down.
+    torch.compiler.reset()
+    folder.mkdir(parents=True)
+    write_json(folder / "recipe.json", to_json(recipe))
+    write_json(folder / "environment.json", describe_environment())
+
+
 def packed_and_scored(trained: Trained, folder: Path, ranks: Ranks, display: Display) -> dict[str, Any]:
-    """Compresses, and scores the model before and after."""
+    """Compresses, and scores the model before as the recipe says first, and after in all ways it says."""
     recipe, prepared = trained.recipe, trained.prepared
     display.update("compressing …")
     exported = export(trained.model, recipe, prepared, trained.seen_plan, trained.training, folder)
@@ -244,9 +249,10 @@ def packed_and_scored(trained: Trained, folder: Path, ranks: Ranks, display: Dis
     loaded = load(exported.path, device=ranks.device)
     trained.model.compute_dtype = loaded.model.compute_dtype
     ids, starts = held_out(prepared)
-    scores = []
-    for kind, model in (("float", trained.model), ("artifact", loaded.model)):
-        found = score(model, prepared.tokenizer, ids, starts, recipe.evaluation.plans[0])
+    scores, plans = [], recipe.evaluation.plans
+    passes = [("float", trained.model, plans[0]), *(("artifact", loaded.model, plan) for plan in plans)]
+    for kind, model, plan in passes:
+        found = score(model, prepared.tokenizer, ids, starts, plan)
         display.say(f"scored   {found.bits_per_byte:.4f} bits/byte  {kind}, {found.plan}")
         row = {"bits_per_byte": found.bits_per_byte, "tokens": found.tokens, "bytes": found.bytes}
         scores.append({"model": kind, "plan": found.plan, **row})

@@ -190,8 +190,8 @@ def held_out(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
 
 
 def float_and_file(result: dict[str, Any]) -> tuple[float, float]:
-    """Bits per byte of a run's trained model and of its artifact, scored in one way."""
-    scores = {score["model"]: score["bits_per_byte"] for score in result["scores"]}
+    """Bits per byte of a run's trained model and of its artifact, each as it was scored first."""
+    scores = {score["model"]: score["bits_per_byte"] for score in reversed(result["scores"])}
     return scores["float"], scores["artifact"]
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import ablations
+import friction
 import frontier
 import quantization
 from ladder import LADDER
@@ -31,6 +32,7 @@ def main() -> None:
         (ROOT / "benchmarks" / "README.md", "roundings", roundings_table()),
         (ROOT / "benchmarks" / "README.md", "ablations", ablations_table()),
         (ROOT / "benchmarks" / "README.md", "frontier", frontier_table()),
+        (ROOT / "benchmarks" / "README.md", "friction", friction_table()),
         (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
         (ROOT / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
     ):
@@ -152,6 +154,11 @@ def ablations_table() -> str:
 def frontier_table() -> str:
     """One row for each technique that has records."""
     return differences("frontier", frontier, frontier.collected(RESULTS / "frontier"))
+
+
+def friction_table() -> str:
+    """One row for each mixer that has records."""
+    return differences("friction", friction, friction.collected(RESULTS / "friction"))
 
 
 def differences(folder: str, study: ModuleType, found: Iterable[dict[str, Any]]) -> str:
