@@ -27,7 +27,22 @@ def _device() -> str | None:
     return "cpu" if interpreted else None
 
 
+def _allow_loops_between_loaded_bounds() -> None:
+    """Triton 3.6's interpreter turns arrays of one number into bounds in a way that numpy 2.4 refuses."""
+    from triton.runtime import interpreter  # type: ignore[import-not-found]
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched
+
+
 DEVICE = _device()
+if DEVICE == "cpu":
+    _allow_loops_between_loaded_bounds()
 #: A GPU takes its fused kernels in 16 bits alone, and needs long to compile them for float32.
 TYPES = [torch.bfloat16] if DEVICE == "cuda" else [torch.float32, torch.float16]
 #: What laws other than that of precision are tried in, and how far sums in another order may differ there.

@@ -120,7 +120,7 @@ class AttentionLayer(Component):
         if spec.shared_values:
             self.shared_1 = self.parameter("shared_1", torch.ones(1), Role.SCALAR)
         self.gate = None if spec.gate is None else spec.gate.build(width, spec.heads, inner)
-        self.friction = None if spec.friction is None else spec.friction.build(spec.heads * parts)
+        self.friction = None if spec.friction is None else spec.friction.build(spec.heads * parts, key)
         self.rotary = Rotary(turning, rotated, spec.rotary_base, spec.rotary_scaling)
 
     def forward(self, x_BTD: Tensor, stream: Stream, residual_BTD: Tensor | None = None) -> Tensor:
@@ -165,11 +165,12 @@ class AttentionLayer(Component):
             cos, sin = (table.to(q_BTHK.dtype) for table in self.rotary.tables(stream.positions_T))
             q_BTHK, k_BSGK = rotate(q_BTHK, cos, sin), rotate(k_BSGK, cos, sin)
         q_BTHK = q_BTHK * gain_H[:, None]
+        k_BTGK = k_BSGK
         if stream.memory is not None:
-            k_BSGK = stream.memory.extend(f"{self.key}.keys", k_BSGK)
+            k_BSGK = stream.memory.extend(f"{self.key}.keys", k_BTGK)
             v_BSGK = stream.memory.extend(f"{self.key}.values", v_BSGK)
         if self.friction is not None:
-            return self.friction(q_BTHK, k_BSGK, v_BSGK, stream, self.spec.window)
+            return self.friction(q_BTHK, k_BTGK, k_BSGK, v_BSGK, stream, self.spec.window)
         return attend(
             q_BTHK,
             k_BSGK,

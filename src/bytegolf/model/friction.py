@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
-from bytegolf.kernels.friction import Form, Rule, friction_attend
+from bytegolf.kernels.friction import Form, Rule, coarse_rows, decodes_coarsely, friction_attend
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.stream import Stream
 
@@ -53,9 +53,9 @@ class Friction:
         """The weights of edges; None for a softmax."""
         return None if self.form == "softmax" else Rule(self.form, self.exponent, self.capacity)
 
-    def build(self, heads: int) -> "FrictionLayer":
-        """The module for `heads` query heads."""
-        return FrictionLayer(self, heads)
+    def build(self, heads: int, key: str) -> "FrictionLayer":
+        """The module for `heads` query heads; `key` names its decoding memory."""
+        return FrictionLayer(self, heads, key)
 
 
 class FrictionLayer(Component):
@@ -64,9 +64,9 @@ class FrictionLayer(Component):
     `observer`, where set, is shown what every score is made of. Never while compiled code runs.
     """
 
-    def __init__(self, spec: Friction, heads: int) -> None:
+    def __init__(self, spec: Friction, heads: int, key: str) -> None:
         super().__init__()
-        self.rule = spec.rule
+        self.rule, self.key = spec.rule, key
         self.observer: EdgeObserver | None = None
         self.bias_H = self.parameter("bias_H", torch.zeros(heads), Role.SCALAR) if spec.head_bias else None
         self.friction_H = (
@@ -74,9 +74,15 @@ class FrictionLayer(Component):
         )
 
     def forward(
-        self, q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, stream: Stream, window: int | None
+        self,
+        q_BTHK: Tensor,
+        k_BTGK: Tensor,
+        k_BSGK: Tensor,
+        v_BSGK: Tensor,
+        stream: Stream,
+        window: int | None,
     ) -> Tensor:
-        """(B, T, H, K); see `bytegolf.kernels.friction.friction_attend`."""
+        """(B, T, H, K); see `bytegolf.kernels.friction.friction_attend`. k_BTGK: the keys of these tokens."""
         if self.observer is not None:
             self.observer(q_BTHK, k_BSGK, stream, window)
         return friction_attend(
@@ -92,4 +98,15 @@ class FrictionLayer(Component):
             key_positions_S=stream.key_positions_S,
             window=window,
             segments=stream.segments,
+            coarse=self._coarse(q_BTHK, k_BTGK, stream),
+        )
+
+    def _coarse(self, q_BTHK: Tensor, k_BTGK: Tensor, stream: Stream) -> tuple[Tensor, Tensor] | None:
+        """The keys in memory in 8 bits, with those of these tokens, where decoding reads them so."""
+        if stream.memory is None or not decodes_coarsely(q_BTHK, self.rule):
+            return None
+        codes_BTGK, notes_BTG3 = coarse_rows(k_BTGK)
+        return (
+            stream.memory.extend(f"{self.key}.codes", codes_BTGK),
+            stream.memory.extend(f"{self.key}.notes", notes_BTG3),
         )

@@ -1,0 +1,190 @@
+"""What every friction kernel is started with: where tensors lie, the rule, and how edges are cut into tiles.
+
+Shapes: B rows, T tokens, H query heads, G key/value heads, K head width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bytegolf.kernels.friction.gate import Rule
+from bytegolf.kernels.friction.polynomial import fidelity_polynomial
+
+LN_2 = 0.6931471805599453
+_FORMS = {"mu": 0, "eta_mu": 1, "log_domain": 2}
+_SOFTMAX = 3
+
+
+class Laid(NamedTuple):
+    """A tensor (B, T, heads, K) and its strides; the numbers of a head lie side by side."""
+
+    data: Any
+    row: Any
+    token: Any
+    head: Any
+
+    @staticmethod
+    def of(x_BTHK: Tensor) -> "Laid":
+        assert x_BTHK.stride(-1) == 1, "the numbers of a head must lie side by side"
+        return Laid(x_BTHK, *x_BTHK.stride()[:3])
+
+
+class Sight(NamedTuple):
+    """first: int32 (B, T), the first key that each query sees, if packed. bias, friction: float32 (H,).
+
+    Friction is that of log₂ in place of ln. tokens, heads and groups: T, H and G. scale: 1/sqrt(K).
+    """
+
+    first: Any
+    bias: Any
+    friction: Any
+    tokens: Any
+    heads: Any
+    groups: Any
+    scale: Any
+
+
+class Gate(NamedTuple):
+    """The rule as kernels are compiled for it: by_polynomial, and then its coefficients.
+
+    normalized: whether a query's weights are scaled by what they add up to.
+    """
+
+    form: Any
+    exponent: Any
+    by_polynomial: Any
+    c0: Any
+    c1: Any
+    c2: Any
+    c3: Any
+    c4: Any
+    normalized: Any
+
+    @staticmethod
+    def of(rule: Rule | None) -> "Gate":
+        """None: a softmax."""
+        if rule is None:
+            return Gate(_SOFTMAX, 1.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, True)
+        found = None if rule.form == "log_domain" else fidelity_polynomial(rule.exponent)
+        c0, c1, c2, c3, c4 = found or (0.0,) * 5
+        capped = rule.capacity is not None
+        return Gate(_FORMS[rule.form], rule.exponent, found is not None, c0, c1, c2, c3, c4, capped)
+
+
+class Cut(NamedTuple):
+    """queries × keys of a tile, powers of two from 16 on; width: K; block: a power of two that holds it."""
+
+    queries: Any
+    keys: Any
+    width: Any
+    block: Any
+
+
+@dataclass(frozen=True)
+class EdgeTiles:
+    """queries × keys of a tile, powers of two from 16 on; warps: groups of 32 threads; stages: tiles in
+    flight; registers: bound for each thread.
+
+    Dense and sparse kernels take the same, and none is tuned at the first step: rounding must not differ.
+    """
+
+    queries: int = 128
+    keys: int = 64
+    warps: int = 8
+    stages: int = 3
+    registers: int | None = None
+
+    def cut(self, width: int) -> Cut:
+        return Cut(self.queries, self.keys, width, max(16, 1 << (width - 1).bit_length()))
+
+    @property
+    def launch(self) -> dict[str, int | None]:
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Queries (B, T, H, K), keys and values (B, T, G, K), and which see which.
+
+    first_BT, last_BT: int32, the first key that a query sees, and one more than the last query that sees a
+    key; neither falls along a row. None where all that came before is seen. bias_H, friction_H: float32, one
+    number a head, friction as the kernels take it (`in_bits`). rule: None for a softmax, of scores below 80.
+    """
+
+    q_BTHK: Tensor
+    k_BTGK: Tensor
+    v_BTGK: Tensor
+    first_BT: Tensor | None
+    last_BT: Tensor | None
+    bias_H: Tensor
+    friction_H: Tensor
+    rule: Rule | None
+    tiles: EdgeTiles = EdgeTiles()
+
+    @property
+    def bound(self) -> tuple[float, float] | None:
+        """(C, least): what is read is multiplied by C / max(r, least), where r is what weights add up to.
+
+        A capacity is both. A softmax has (1, next to 0): its weights always add up to 1. None for no scaling.
+        """
+        if self.rule is None:
+            return 1.0, 1e-30
+        return None if self.rule.capacity is None else (self.rule.capacity, self.rule.capacity)
+
+    @property
+    def query_tiles(self) -> int:
+        return -(-self.q_BTHK.shape[1] // self.tiles.queries)
+
+    @property
+    def key_tiles(self) -> int:
+        return -(-self.q_BTHK.shape[1] // self.tiles.keys)
+
+    @property
+    def heads(self) -> int:
+        """Query heads of all rows."""
+        return self.q_BTHK.shape[0] * self.q_BTHK.shape[2]
+
+    @property
+    def groups(self) -> int:
+        """Key/value heads of all rows."""
+        return self.k_BTGK.shape[0] * self.k_BTGK.shape[2]
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What a kernel needs for x of any edge."""
+        (_, tokens, heads, width), groups = self.q_BTHK.shape, self.k_BTGK.shape[2]
+        sight = Sight(self.first_BT, self.bias_H, self.friction_H, tokens, heads, groups, width**-0.5)
+        return {
+            "q": Laid.of(self.q_BTHK),
+            "k": Laid.of(self.k_BTGK),
+            "sight": sight,
+            "PACKED": self.first_BT is not None,
+            "CUT": self.tiles.cut(width),
+            **self.tiles.launch,
+        }
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same, and values and what edges weigh."""
+        return {**self.scores, "v": Laid.of(self.v_BTGK), "GATE": Gate.of(self.rule)}
+
+
+def in_bits(friction_H: Tensor | None, heads: int, device: torch.device) -> Tensor:
+    """The friction's weight of each head as the kernels take it, for log₂ in place of ln; 1 if None."""
+    if friction_H is None:
+        return torch.full((heads,), LN_2, device=device)
+    return (friction_H.detach().float() * LN_2).contiguous()
+
+
+def borders(document_BT: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """first_BT and last_BT of `Edges` from the numbers of documents, which never fall along a row."""
+    document_BT = document_BT.contiguous()
+    first_BT = torch.searchsorted(document_BT, document_BT, out_int32=True)
+    last_BT = torch.searchsorted(document_BT, document_BT, right=True, out_int32=True)
+    if window is not None:
+        place_T = torch.arange(document_BT.shape[1], dtype=torch.int32, device=document_BT.device)
+        first_BT = torch.maximum(first_BT, place_T - window)
+        last_BT = torch.minimum(last_BT, place_T + window + 1)
+    return first_BT, last_BT

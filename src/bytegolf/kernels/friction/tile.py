@@ -1,0 +1,177 @@
+"""What the friction kernels compute of one tile of edges: queries by keys.
+
+Sparse kernels give the bits that dense ones give because both compute a tile by these functions: whatever is
+added after a product is fused with it by name, so that no compiler chooses.
+"""
+
+import triton  # type: ignore[import-not-found]
+import triton.language as tl  # type: ignore[import-not-found]
+from triton.language.extra.cuda import libdevice  # type: ignore[import-not-found]
+
+MU: tl.constexpr = tl.constexpr(0)
+ETA_MU: tl.constexpr = tl.constexpr(1)
+LOG_DOMAIN: tl.constexpr = tl.constexpr(2)
+SOFTMAX: tl.constexpr = tl.constexpr(3)
+
+_INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret))
+#: The largest number whose reciprocal the hardware does not round to 0.
+_MOST: tl.constexpr = tl.constexpr(2.0**126)
+
+
+@triton.jit
+def log2(x):
+    """The hardware's logarithm of a positive number, within 2⁻²² of it; in one instruction, not in twelve."""
+    if _INTERPRETED:
+        bits = tl.log2(x)
+    else:
+        bits = libdevice.fast_log2f(x)
+    return bits
+
+
+@triton.jit
+def quotient(x, y):
+    """The hardware's x/y, within 2⁻²² of it, for 1 ≤ y ≤ 2¹²⁶."""
+    if _INTERPRETED:
+        z = x / y
+    else:
+        z = libdevice.fast_dividef(x, y)
+    return z
+
+
+@triton.jit
+def query_tile(sight, PACKED: tl.constexpr, CUT: tl.constexpr):
+    """The tile of queries that a program is for: its number, row, head and group, and the queries' places.
+
+    Tiles with most keys come first. Then the first key of each query; bias and friction.
+    """
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    row, head = tl.program_id(1) // sight.heads, tl.program_id(1) % sight.heads
+    queries = tile * CUT.queries + tl.arange(0, CUT.queries)
+    first = first_keys(sight, row, queries, PACKED)
+    bias, friction = tl.load(sight.bias + head), tl.load(sight.friction + head)
+    return tile, row, head, head // (sight.heads // sight.groups), queries, first, bias, friction
+
+
+@triton.jit
+def first_keys(sight, row, queries, PACKED: tl.constexpr):
+    """The first key that each query sees."""
+    if PACKED:
+        present = queries < sight.tokens
+        first = tl.load(sight.first + row * sight.tokens + queries, mask=present, other=0)
+    else:
+        first = tl.zeros_like(queries)
+    return first
+
+
+@triton.jit
+def keys_in_sight(sight, row, tile, PACKED: tl.constexpr, CUT: tl.constexpr):
+    """The tiles of keys that some query of a tile may see: the first, and one after the last."""
+    begin = 0
+    if PACKED:
+        begin = tl.load(sight.first + row * sight.tokens + tile * CUT.queries) // CUT.keys
+    last = tl.minimum((tile + 1) * CUT.queries, sight.tokens)
+    return begin, tl.cdiv(last, CUT.keys)
+
+
+@triton.jit
+def head_of(x, row, head):
+    """Where a head of a row of `launch.Laid` begins."""
+    return x.data + row.to(tl.int64) * x.row + head * x.head
+
+
+@triton.jit
+def load_rows(data, rows, stride, tokens, CUT: tl.constexpr):
+    """data[rows], (rows, block): zero after the last of `tokens` and after the last column."""
+    columns = tl.arange(0, CUT.block)
+    present = (rows < tokens)[:, None] & (columns < CUT.width)[None, :]
+    return tl.load(data + rows[:, None] * stride + columns[None, :], mask=present, other=0.0)
+
+
+@triton.jit
+def load_head(x, row, head, rows, tokens, CUT: tl.constexpr):
+    """The rows of one head of `launch.Laid`."""
+    return load_rows(head_of(x, row, head), rows, x.token, tokens, CUT)
+
+
+@triton.jit
+def store_head(x, row, head, rows, value, tokens, heads, CUT: tl.constexpr):
+    """Into a contiguous (B, T, heads, K), where there is room for it."""
+    columns = tl.arange(0, CUT.block)
+    present = (rows < tokens)[:, None] & (columns < CUT.width)[None, :]
+    begin = x + (row.to(tl.int64) * tokens * heads + head) * CUT.width
+    place = rows[:, None] * (heads * CUT.width) + columns[None, :]
+    tl.store(begin + place, value.to(x.dtype.element_ty), mask=present)
+
+
+@triton.jit
+def scores(queries_QK, keys_SK):
+    """q k, in float32: of all kernels the same product of the same tiles, so that all see the same edges."""
+    return tl.dot(queries_QK, tl.trans(keys_SK), input_precision="ieee")
+
+
+@triton.jit
+def margins(score, queries, keys, first, bias, friction, scale, PACKED: tl.constexpr):
+    """x = score · scale + bias − friction · log₂ max(i − j, 1), −∞ where i may not see j, and log₂ itself.
+
+    PACKED: whether there are keys that are hidden though they came before.
+    """
+    # Whole numbers up to 2²⁴ are exact in float32, which has one instruction where integers have three.
+    distance = queries.to(tl.float32)[:, None] - keys.to(tl.float32)[None, :]
+    bits = log2(tl.maximum(distance, 1.0))
+    cost = tl.fma(bits, tl.full(bits.shape, -friction, tl.float32), tl.full(bits.shape, bias, tl.float32))
+    cost = tl.where(distance >= 0.0, cost, float("-inf"))
+    x = tl.fma(score, tl.full(bits.shape, scale, tl.float32), cost)
+    if PACKED:
+        x = tl.where(keys[None, :] >= first[:, None], x, float("-inf"))
+    return x, bits
+
+
+@triton.jit
+def _by_polynomial(eta, GATE: tl.constexpr):
+    """μ = z Q(m) and its slope, (1 − z)² (Q + z (1 − 2 z) Q′), for m = z (1 − z): see `polynomial`."""
+    z = quotient(eta, 1.0 + eta)
+    m = tl.fma(-z, z, z)
+    value = tl.fma(m, tl.full(m.shape, GATE.c4, tl.float32), tl.full(m.shape, GATE.c3, tl.float32))
+    value = tl.fma(m, value, tl.full(m.shape, GATE.c2, tl.float32))
+    value = tl.fma(m, value, tl.full(m.shape, GATE.c1, tl.float32))
+    value = tl.fma(m, value, tl.full(m.shape, GATE.c0, tl.float32))
+    turn = tl.fma(m, tl.full(m.shape, 4.0 * GATE.c4, tl.float32), tl.full(m.shape, 3.0 * GATE.c3, tl.float32))
+    turn = tl.fma(m, turn, tl.full(m.shape, 2.0 * GATE.c2, tl.float32))
+    turn = tl.fma(m, turn, tl.full(m.shape, GATE.c1, tl.float32))
+    rest = 1.0 - z
+    return z * value, rest * rest * tl.fma(z * (rest - z), turn, value)
+
+
+@triton.jit
+def _by_logarithms(eta, EXPONENT: tl.constexpr):
+    """μ and its slope as `gate.fidelity` and `gate.fidelity_slope` have them."""
+    rho = tl.minimum(eta, quotient(tl.full(eta.shape, 1.0, tl.float32), tl.maximum(eta, 1.0)))
+    # Of 0 there is no logarithm; what is below 2⁻¹²⁶ is lost beside 1 either way.
+    rho_bits = log2(tl.maximum(rho, 1.0 / _MOST))
+    sum_bits = log2(1.0 + tl.exp2(rho_bits * EXPONENT))
+    mu = tl.minimum(eta, 1.0) * tl.exp2(sum_bits * (-1.0 / EXPONENT))
+    below = tl.where(eta > 1.0, rho_bits * (EXPONENT + 1.0), 0.0)
+    return mu, tl.exp2(below - sum_bits * (1.0 + 1.0 / EXPONENT))
+
+
+@triton.jit
+def weights_and_slopes(x, GATE: tl.constexpr):
+    """w(x) and dw/dx: see `gate.plain_weights` and `gate.plain_slopes`; eˣ for a softmax."""
+    eta = tl.minimum(tl.maximum(x, 0.0), _MOST)
+    if GATE.form == LOG_DOMAIN:
+        decay = tl.exp2(eta * (-1.4426950408889634 * GATE.exponent))
+        w = tl.where(x > 0, tl.exp2(log2(1.0 + decay) * (-1.0 / GATE.exponent)), 0.0)
+        slope = w * quotient(decay, 1.0 + decay)
+    elif GATE.form == SOFTMAX:
+        w = tl.exp2(x * 1.4426950408889634)
+        slope = w
+    else:
+        if GATE.by_polynomial:
+            w, slope = _by_polynomial(eta, GATE)
+        else:
+            w, slope = _by_logarithms(eta, GATE.exponent)
+        if GATE.form == ETA_MU:
+            slope = tl.fma(eta, slope, w)
+            w = eta * w
+        slope = tl.where(x > 0, slope, 0.0)
+    return w, slope
