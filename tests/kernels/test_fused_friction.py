@@ -257,7 +257,7 @@ def test_the_newest_token_reads_what_the_plain_form_reads(
     mine = document[:, place : place + 1]
     part = {} if ON_GPU else {"part": 16}
     sparse, dense = (
-        kernels.decode(q, k, v, coarse, document_B1=mine, position_1=position, **where, **part)
+        kernels.friction_decode(q, k, v, coarse, document_B1=mine, position_1=position, **where, **part)
         for coarse in (coarse_rows(k), None)
     )
     assert torch.equal(sparse, dense)

@@ -16,7 +16,7 @@ from bytegolf.kernels.friction.gate import Form, Rule
 from bytegolf.kernels.fused import FUSED_KERNELS, runs_fused
 
 if FUSED_KERNELS:
-    from bytegolf.kernels.friction.decode import decode
+    from bytegolf.kernels.friction.decode import friction_decode
     from bytegolf.kernels.friction.fused import fused_friction_attention
 
 __all__ = ["Form", "Rule", "coarse_rows", "decodes_coarsely", "friction_attend"]
@@ -66,7 +66,7 @@ def friction_attend(
             window=window,
         )
     if coarse is not None and rule is not None and q_BTHK.shape[1] == 1:
-        return decode(
+        return friction_decode(
             q_BTHK,
             k_BSGK,
             v_BSGK,

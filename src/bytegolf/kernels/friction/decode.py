@@ -95,7 +95,7 @@ def _decode_kernel(
     tl.store(taken + place, tl.sum(w_S))
 
 
-def decode(
+def friction_decode(
     q_B1HK: Tensor,
     k_BSGK: Tensor,
     v_BSGK: Tensor,
