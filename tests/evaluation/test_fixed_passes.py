@@ -187,9 +187,12 @@ def test_recorded_steps_score_as_free_passes_do(
     free, fixed = both(monkeypatch, adaptation, model, ids, starts)
     again = score(model, BYTES, ids, starts, HEADLINE, adaptation=adaptation).nats_N
     assert np.array_equal(fixed, again)
-    error = np.abs(fixed - free)
     if precision == torch.float64:
-        assert error.max() < 1e-8
-    else:
-        assert error.mean() < 0.01
-        assert abs(fixed.mean() - free.mean()) < 1e-3
+        assert np.abs(fixed - free).max() < 1e-8
+        return
+    # Learning makes more of what 16 bits round off: both are held against what neither rounds off.
+    model.double().compute_dtype = torch.float64
+    exact = score(model, BYTES, ids, starts, HEADLINE, adaptation=adaptation).nats_N
+    errors = [float(np.abs(nats - exact).mean()) for nats in (fixed, free)]
+    assert errors[0] < 1.2 * errors[1], errors
+    assert abs(fixed.mean() - exact.mean()) < 3e-3, (fixed.mean(), free.mean(), exact.mean())

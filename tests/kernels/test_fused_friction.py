@@ -257,8 +257,10 @@ def test_the_newest_token_reads_what_the_plain_form_reads(
     mine = document[:, place : place + 1]
     part = {} if ON_GPU else {"part": 16}
     sparse, dense = (
-        kernels.friction_decode(q, k, v, coarse, document_B1=mine, position_1=position, **where, **part)
-        for coarse in (coarse_rows(k), None)
+        kernels.friction_decode(
+            q, k, v, coarse_rows(k), document_B1=mine, position_1=position, read_all=every, **where, **part
+        )
+        for every in (False, True)
     )
     assert torch.equal(sparse, dense)
     exact = friction_attend(

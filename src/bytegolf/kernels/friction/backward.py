@@ -13,15 +13,14 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
-from bytegolf.kernels.friction.launch import Edges, Laid
+from bytegolf.kernels.friction.launch import Edges
 from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
     first_keys,
-    head_of,
     keys_in_sight,
-    load_head,
-    load_rows,
+    load_tile,
     margins,
+    queries_in_sight,
     query_tile,
     scores,
     store_head,
@@ -53,6 +52,17 @@ def _margin_slopes(x, y_gradient_QK, v_SK, share_Q, pull_Q, GATE: tl.constexpr):
 
 
 @triton.jit
+def _scaling(shares, pulls, places, present, GATE: tl.constexpr):
+    """What each query's weights are scaled by, and what it pulls all of their gradients down by."""
+    if GATE.normalized:
+        share_Q = tl.load(shares + places, mask=present, other=0.0)
+        pull_Q = tl.load(pulls + places, mask=present, other=0.0)
+    else:
+        share_Q, pull_Q = 1.0, 0.0
+    return share_Q, pull_Q
+
+
+@triton.jit
 def _query_kernel(
     q,
     k,
@@ -69,40 +79,48 @@ def _query_kernel(
     LISTED: tl.constexpr,
     LEARNED: tl.constexpr,
     PACKED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     GATE: tl.constexpr,
     CUT: tl.constexpr,
 ):
-    tile, row, head, group, queries, first_Q, bias, friction = query_tile(sight, PACKED, CUT)
-    tokens, key_tiles = sight.tokens, tl.cdiv(sight.tokens, CUT.keys)
+    tile, row, head, group, queries, bias, friction = query_tile(sight, CUT)
+    tokens, scale, begin_of_queries = sight.tokens, sight.scale, tile * CUT.queries
     line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
-    if LISTED:
-        begin, end = 0, tl.load(counts + line)
-    else:
-        begin, end = keys_in_sight(sight, row, tile, PACKED, CUT)
-    q_QK = load_head(q, row, head, queries, tokens, CUT)
-    y_gradient_QK = load_head(y_gradient, row, head, queries, tokens, CUT)
-    places = tl.program_id(1).to(tl.int64) * tokens + queries
-    share_Q = tl.load(shares + places, mask=queries < tokens, other=0.0) if GATE.normalized else 1.0
-    pull_Q = tl.load(pulls + places, mask=queries < tokens, other=0.0) if GATE.normalized else 0.0
-    q_gradient_QK = tl.zeros_like(q_QK).to(tl.float32)
+    begin, inner, outer, end = keys_in_sight(sight, row, tile, PACKED, CUT)
+    first_Q = first_keys(sight, row, queries, PACKED)
+    q_QK = load_tile(q, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
+    dy_QK = load_tile(y_gradient, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
+    places, present = tl.program_id(1).to(tl.int64) * tokens + queries, queries < tokens
+    share_Q, pull_Q = _scaling(shares, pulls, places, present, GATE)
+    dq_QK = tl.zeros_like(q_QK).to(tl.float32)
     bias_gradient_Q = tl.zeros_like(queries).to(tl.float32)
     friction_gradient_Q = tl.zeros_like(queries).to(tl.float32)
-    for index in range(begin, end):
-        key_tile = tl.load(lists + line * key_tiles + index) if LISTED else index
-        keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
-        k_SK = load_rows(head_of(k, row, group), keys, k.token, tokens, CUT)
-        v_SK = load_rows(head_of(v, row, group), keys, v.token, tokens, CUT)
-        score = scores(q_QK, k_SK)
-        x, bits = margins(score, queries, keys, first_Q, bias, friction, sight.scale, PACKED)
-        _, x_gradient = _margin_slopes(x, y_gradient_QK, v_SK, share_Q, pull_Q, GATE)
-        q_gradient_QK = tl.dot(x_gradient.to(k_SK.dtype), k_SK, q_gradient_QK, input_precision="ieee")
-        if LEARNED:
-            bias_gradient_Q += tl.sum(x_gradient, axis=1)
-            friction_gradient_Q -= tl.sum(x_gradient * bits, axis=1)
-    store_head(q_gradient, row, head, queries, q_gradient_QK * sight.scale, tokens, sight.heads, CUT)
+    for part in tl.static_range(2):
+        # First what is partly hidden, at both ends, then what all queries see: as the forward pass does.
+        low, high = begin, end - (outer - inner)
+        if part == 1:
+            low, high = inner, outer
+            if LISTED:
+                low, high = 0, tl.load(counts + line)
+        for index in range(low, high):
+            if part == 0:
+                key_tile = index if index < inner else index + (outer - inner)
+            else:
+                key_tile = tl.load(lists + line * tl.cdiv(tokens, CUT.keys) + index) if LISTED else index
+            keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
+            k_SK = load_tile(k, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+            v_SK = load_tile(v, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+            score = scores(q_QK, k_SK)
+            x, bits = margins(score, queries, keys, first_Q, bias, friction, scale, part == 0, PACKED)
+            _, dx = _margin_slopes(x, dy_QK, v_SK, share_Q, pull_Q, GATE)
+            dq_QK = tl.dot(dx.to(k_SK.dtype), k_SK, dq_QK, input_precision="ieee")
+            if LEARNED:
+                bias_gradient_Q += tl.sum(dx, axis=1)
+                friction_gradient_Q -= tl.sum(dx * bits, axis=1)
+    store_head(q_gradient, row, head, queries, dq_QK * scale, tokens, sight.heads, CUT)
     if LEARNED:
-        tl.store(bias_gradient + places, bias_gradient_Q, mask=queries < tokens)
-        tl.store(friction_gradient + places, friction_gradient_Q, mask=queries < tokens)
+        tl.store(bias_gradient + places, bias_gradient_Q, mask=present)
+        tl.store(friction_gradient + places, friction_gradient_Q, mask=present)
 
 
 @triton.jit
@@ -121,49 +139,47 @@ def _key_kernel(
     v_gradient,
     LISTED: tl.constexpr,
     PACKED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     GATE: tl.constexpr,
     CUT: tl.constexpr,
 ):
     # Those with most queries are the first.
-    key_tile = tl.program_id(0)
-    row, group = tl.program_id(1) // sight.groups, tl.program_id(1) % sight.groups
+    key_tile, row, group = tl.program_id(0), tl.program_id(1) // sight.groups, tl.program_id(1) % sight.groups
     tokens, shared = sight.tokens, sight.heads // sight.groups
     keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
-    k_SK = load_head(k, row, group, keys, tokens, CUT)
-    v_SK = load_head(v, row, group, keys, tokens, CUT)
-    query_tiles = tl.cdiv(tokens, CUT.queries)
-    end_of_all = tokens
-    if PACKED:
-        end_of_all = tl.load(last + row * tokens + tl.minimum((key_tile + 1) * CUT.keys, tokens) - 1)
-    k_gradient_SK = tl.zeros_like(k_SK).to(tl.float32)
-    v_gradient_SK = tl.zeros_like(k_SK).to(tl.float32)
+    k_SK = load_tile(k, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+    v_SK = load_tile(v, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+    begin, inner, outer, end = queries_in_sight(sight, last, row, key_tile, PACKED, CUT)
+    dk_SK, dv_SK = tl.zeros_like(k_SK).to(tl.float32), tl.zeros_like(k_SK).to(tl.float32)
     for each in range(shared):
         head = group * shared + each
-        head_of_all = row * sight.heads + head
+        head_of_all = (row * sight.heads + head).to(tl.int64)
         bias, friction = tl.load(sight.bias + head), tl.load(sight.friction + head)
-        line = head_of_all.to(tl.int64) * tl.num_programs(0) + key_tile
-        if LISTED:
-            begin, end = 0, tl.load(counts + line)
-        else:
-            begin, end = key_tile * CUT.keys // CUT.queries, tl.cdiv(end_of_all, CUT.queries)
-        for index in range(begin, end):
-            tile = tl.load(lists + line * query_tiles + index) if LISTED else index
-            queries = tile * CUT.queries + tl.arange(0, CUT.queries)
-            present = queries < tokens
-            first_Q = first_keys(sight, row, queries, PACKED)
-            places = head_of_all.to(tl.int64) * tokens + queries
-            share_Q = tl.load(shares + places, mask=present, other=0.0) if GATE.normalized else 1.0
-            pull_Q = tl.load(pulls + places, mask=present, other=0.0) if GATE.normalized else 0.0
-            q_QK = load_head(q, row, head, queries, tokens, CUT)
-            y_gradient_QK = load_head(y_gradient, row, head, queries, tokens, CUT)
-            score = scores(q_QK, k_SK)
-            x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, PACKED)
-            w, x_gradient = _margin_slopes(x, y_gradient_QK, v_SK, share_Q, pull_Q, GATE)
-            w, x_gradient = w.to(q_QK.dtype), x_gradient.to(q_QK.dtype)
-            v_gradient_SK = tl.dot(tl.trans(w), y_gradient_QK, v_gradient_SK, input_precision="ieee")
-            k_gradient_SK = tl.dot(tl.trans(x_gradient), q_QK, k_gradient_SK, input_precision="ieee")
-    store_head(k_gradient, row, group, keys, k_gradient_SK * sight.scale, tokens, sight.groups, CUT)
-    store_head(v_gradient, row, group, keys, v_gradient_SK, tokens, sight.groups, CUT)
+        line = head_of_all * tl.num_programs(0) + key_tile
+        for part in tl.static_range(2):
+            low, high = begin, end - (outer - inner)
+            if part == 1:
+                low, high = inner, outer
+                if LISTED:
+                    low, high = 0, tl.load(counts + line)
+            for index in range(low, high):
+                if part == 0:
+                    tile = index if index < inner else index + (outer - inner)
+                else:
+                    tile = tl.load(lists + line * tl.cdiv(tokens, CUT.queries) + index) if LISTED else index
+                begin_of_queries = tile * CUT.queries
+                queries = begin_of_queries + tl.arange(0, CUT.queries)
+                first_Q = first_keys(sight, row, queries, PACKED)
+                share_Q, pull_Q = _scaling(shares, pulls, head_of_all * tokens + queries, queries < tokens, GATE)
+                q_QK = load_tile(q, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
+                dy_QK = load_tile(y_gradient, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
+                score = scores(q_QK, k_SK)
+                x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, part == 0, PACKED)
+                w, dx = _margin_slopes(x, dy_QK, v_SK, share_Q, pull_Q, GATE)
+                dv_SK = tl.dot(tl.trans(w.to(q_QK.dtype)), dy_QK, dv_SK, input_precision="ieee")
+                dk_SK = tl.dot(tl.trans(dx.to(q_QK.dtype)), q_QK, dk_SK, input_precision="ieee")
+    store_head(k_gradient, row, group, keys, dk_SK * sight.scale, tokens, sight.groups, CUT)
+    store_head(v_gradient, row, group, keys, dv_SK, tokens, sight.groups, CUT)
 
 
 def backward(
@@ -185,7 +201,7 @@ def backward(
     shares, pulls = _scaling_terms(edges, y_gradient_BTHK, y_BTHK, taken)
     shared = {
         **edges.arguments,
-        "y_gradient": Laid.of(y_gradient_BTHK),
+        "y_gradient": edges.of_queries(y_gradient_BTHK),
         "shares": shares,
         "pulls": pulls,
         "LISTED": lists is not None,

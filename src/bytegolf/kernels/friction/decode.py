@@ -4,8 +4,6 @@ The bound is that of `prepass`, key by key. Keys are cut into parts at fixed pla
 order. Shapes: B rows, S places for keys, H query heads, G key/value heads, K head width, P parts.
 """
 
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
@@ -22,8 +20,8 @@ _ROUNDED: tl.constexpr = tl.constexpr(2.0**-12)
 
 
 @triton.jit
-def _candidates(q_K, keys, keep, codes, notes, row, group, coarse, cost_S, scale, CUT: tl.constexpr):
-    """Those of `keep` whose score may reach their cost. coarse: q̂, Δ, ‖q‖, ‖q − q̃‖ of the query."""
+def _candidates(keys, keep, codes, notes, row, group, coarse, cost_S, scale, CUT: tl.constexpr):
+    """Which of `keep` have a score that may reach their cost. coarse: q̂, Δ, ‖q‖, ‖q − q̃‖ of the query."""
     codes_K, step, norm, error = coarse
     columns = tl.arange(0, CUT.block)
     present = keep[:, None] & (columns < CUT.width)[None, :]
@@ -38,7 +36,7 @@ def _candidates(q_K, keys, keep, codes, notes, row, group, coarse, cost_S, scale
     rounding = norm * (CUT.block * 2.0**-22)
     bound_S = best_S * (step * step_S) + (error + rounding) * norm_S + (norm + error) * error_S
     slack_S = _ROUNDED * (1.0 + 2.0**-8 * tl.abs(cost_S))
-    return keep & (bound_S * scale - cost_S + slack_S > 0.0)
+    return bound_S * scale - cost_S + slack_S > 0.0
 
 
 @triton.jit
@@ -63,7 +61,7 @@ def _decode_kernel(
     groups,
     window,
     scale,
-    SPARSE: tl.constexpr,
+    read_all,
     GATE: tl.constexpr,
     CUT: tl.constexpr,
 ):
@@ -79,11 +77,11 @@ def _decode_kernel(
     q_K = tl.load(head_of(q, row, head) + columns, mask=within, other=0.0)
     bits_S = log2(tl.maximum(distance, 1).to(tl.float32))
     cost_S = tl.load(friction + head) * bits_S - tl.load(bias + head)
-    if SPARSE:
-        codes_K = tl.load(head_of(query_codes, row, head) + columns, mask=within, other=0)
-        note = head_of(query_notes, row, head)
-        coarse = (codes_K, tl.load(note), tl.load(note + 1), tl.load(note + 2))
-        keep = _candidates(q_K, keys, keep, codes, notes, row, group, coarse, cost_S, scale, CUT)
+    codes_K = tl.load(head_of(query_codes, row, head) + columns, mask=within, other=0)
+    note = head_of(query_notes, row, head)
+    coarse = (codes_K, tl.load(note), tl.load(note + 1), tl.load(note + 2))
+    likely = _candidates(keys, keep, codes, notes, row, group, coarse, cost_S, scale, CUT)
+    keep = keep & (likely | (read_all > 0))
     rows = tl.where(keep, keys, places)
     k_SK = load_rows(head_of(k, row, group), rows, k.token, places, CUT)
     score_S = tl.sum(k_SK.to(tl.float32) * q_K.to(tl.float32)[None, :], axis=1)
@@ -99,7 +97,7 @@ def friction_decode(
     q_B1HK: Tensor,
     k_BSGK: Tensor,
     v_BSGK: Tensor,
-    coarse: tuple[Tensor, Tensor] | None,
+    coarse: tuple[Tensor, Tensor],
     *,
     rule: Rule,
     bias_H: Tensor | None,
@@ -110,10 +108,11 @@ def friction_decode(
     key_positions_S: Tensor,
     window: int | None,
     part: int = PART,
+    read_all: bool = False,
 ) -> Tensor:
     """What the newest token of each row reads, (B, 1, H, K); see `friction_attend`.
 
-    coarse: `coarse_rows` of the keys; without them every key is read in full, to the same bits.
+    coarse: `coarse_rows` of the keys. read_all: every key is read in full all the same, to the same result.
     """
     (rows, _, heads, width), device = q_B1HK.shape, q_B1HK.device
     places, groups = k_BSGK.shape[1:3]
@@ -121,13 +120,15 @@ def friction_decode(
     parts = triton.cdiv(places, part)
     read = torch.empty((rows * heads, parts, cut.block), device=device)
     taken = torch.empty((rows * heads, parts), device=device)
-    of_keys, of_query = coarse, None if coarse is None else coarse_rows(q_B1HK)
+    query_codes, query_notes = coarse_rows(q_B1HK)
     _decode_kernel[(parts, rows * heads)](
         q=Laid.of(q_B1HK),
         k=Laid.of(k_BSGK),
         v=Laid.of(v_BSGK),
-        **_laid(of_keys, "codes", "notes"),
-        **_laid(of_query, "query_codes", "query_notes"),
+        codes=Laid.of(coarse[0]),
+        notes=Laid.of(coarse[1]),
+        query_codes=Laid.of(query_codes),
+        query_notes=Laid.of(query_notes),
         bias=torch.zeros(heads, device=device) if bias_H is None else bias_H.float(),
         friction=in_bits(friction_H, heads, device),
         position=position_1,
@@ -141,7 +142,7 @@ def friction_decode(
         groups=groups,
         window=2**62 if window is None else window,
         scale=width**-0.5,
-        SPARSE=coarse is not None,
+        read_all=int(read_all),
         GATE=Gate.of(rule),
         CUT=cut,
         num_warps=4,
@@ -151,6 +152,3 @@ def friction_decode(
         y = y * (rule.capacity / taken.sum(dim=1, keepdim=True).clamp(min=rule.capacity))
     return y.to(q_B1HK.dtype).view(rows, 1, heads, width)
 
-
-def _laid(coarse: tuple[Tensor, Tensor] | None, *names: str) -> dict[str, Any]:
-    return dict.fromkeys(names) if coarse is None else dict(zip(names, map(Laid.of, coarse), strict=True))

@@ -15,10 +15,9 @@ from torch import Tensor
 from bytegolf.kernels.friction.launch import Edges
 from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
-    head_of,
+    first_keys,
     keys_in_sight,
-    load_head,
-    load_rows,
+    load_tile,
     log2,
     margins,
     query_tile,
@@ -33,12 +32,21 @@ LISTED: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
-def _least_cost(tile, key_tile, bias, friction, CUT: tl.constexpr):
-    """The largest of bias − friction · log₂ max(i − j, 1) in a tile: friction may be of either sign."""
+def least_cost(tile, key_tile, bias, friction, CUT: tl.constexpr):
+    """The least of friction · log₂ max(i − j, 1) − bias in a tile: friction may be of either sign."""
     nearest = tl.maximum(tile * CUT.queries - (key_tile * CUT.keys + CUT.keys - 1), 1)
     farthest = tl.maximum(tile * CUT.queries + CUT.queries - 1 - key_tile * CUT.keys, 1)
     near, far = friction * log2(nearest.to(tl.float32)), friction * log2(farthest.to(tl.float32))
-    return bias - tl.minimum(near, far)
+    return tl.minimum(near, far) - bias
+
+
+@triton.jit
+def _with_tile(y_QK, taken_Q, x, v_SK, GATE: tl.constexpr):
+    """What is read and taken so far, and what the edges of one more tile add to both."""
+    w, _ = weights_and_slopes(x, GATE)
+    if GATE.normalized:
+        taken_Q += tl.sum(w, axis=1)
+    return tl.dot(w.to(v_SK.dtype), v_SK, y_QK, input_precision="ieee"), taken_Q
 
 
 @triton.jit
@@ -58,39 +66,42 @@ def _forward_kernel(
     ARM: tl.constexpr,
     FLAGGED: tl.constexpr,
     PACKED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     GATE: tl.constexpr,
     CUT: tl.constexpr,
 ):
-    tile, row, head, group, queries, first_Q, bias, friction = query_tile(sight, PACKED, CUT)
-    tokens, key_tiles = sight.tokens, tl.cdiv(sight.tokens, CUT.keys)
-    line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
+    tile, row, head, group, queries, bias, friction = query_tile(sight, CUT)
+    tokens = sight.tokens
+    line = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile) * tl.cdiv(tokens, CUT.keys)
+    begin, inner, outer, end = keys_in_sight(sight, row, tile, PACKED, CUT)
+    first_Q = first_keys(sight, row, queries, PACKED)
+    q_QK = load_tile(q, row, head, tile * CUT.queries, queries, tokens, DESCRIBED, CUT)
+    y_QK, taken_Q = tl.zeros_like(q_QK).to(tl.float32), tl.zeros_like(queries).to(tl.float32)
+    # Tiles of which something is hidden, at both ends, are few: no arm leaves them out.
+    for index in range(begin, end - (outer - inner)):
+        start = (index if index < inner else index + (outer - inner)) * CUT.keys
+        keys = start + tl.arange(0, CUT.keys)
+        score = scores(q_QK, load_tile(k, row, group, start, keys, tokens, DESCRIBED, CUT))
+        x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, True, PACKED)
+        v_SK = load_tile(v, row, group, start, keys, tokens, DESCRIBED, CUT)
+        y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
+    slackness = tl.load(slack + tl.program_id(1)) if FLAGGED else 2.0**-12
     if ARM == LISTED:
-        begin, end = 0, tl.load(counts + line)
-    else:
-        begin, end = keys_in_sight(sight, row, tile, PACKED, CUT)
-    q_QK = load_head(q, row, head, queries, tokens, CUT)
-    slackness = tl.load(slack + tl.program_id(1)) if FLAGGED else 1e-4
-    y_QK = tl.zeros_like(q_QK).to(tl.float32)
-    taken_Q = tl.zeros_like(queries).to(tl.float32)
-    for index in range(begin, end):
-        key_tile = tl.load(lists + line * key_tiles + index) if ARM == LISTED else index
+        inner, outer = 0, tl.load(counts + tl.program_id(1) * tl.num_programs(0) + tile)
+    for index in range(inner, outer):
+        key_tile = tl.load(lists + line + index) if ARM == LISTED else index
         keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
-        score = scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT))
+        score = scores(q_QK, load_tile(k, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT))
         if ARM == EARLY:
-            best = tl.max(score) * sight.scale + _least_cost(tile, key_tile, bias, friction, CUT)
-            alive = best > -slackness
+            alive = tl.max(score) * sight.scale - least_cost(tile, key_tile, bias, friction, CUT) > -slackness
         else:
             alive = True
         if alive:
-            x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, PACKED)
-            w, _ = weights_and_slopes(x, GATE)
-            v_SK = load_rows(head_of(v, row, group), keys, v.token, tokens, CUT)
-            y_QK = tl.dot(w.to(v_SK.dtype), v_SK, y_QK, input_precision="ieee")
-            if GATE.normalized:
-                taken_Q += tl.sum(w, axis=1)
+            x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, False, PACKED)
+            v_SK = load_tile(v, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+            y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
             if FLAGGED:
-                live = (tl.max(x) > -slackness).to(tl.int8)
-                tl.store(flags + line * key_tiles + key_tile, live)
+                tl.store(flags + line + key_tile, (tl.max(x) > -slackness).to(tl.int8))
     if GATE.normalized:
         place = tl.program_id(1).to(tl.int64) * tokens + queries
         tl.store(taken + place, taken_Q, mask=queries < tokens)
@@ -102,6 +113,8 @@ def forward(
     edges: Edges, arm: int, lists: TileLists | None = None, slack: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y (B, T, H, K), what each query took (B·H, T), and flags (B·H, I, J) int8 of tiles with edges.
+
+    Flags and lists are of tiles of which every query sees all keys; the others are visited in any case.
 
     taken: Σ w float32, empty where nothing is scaled by it. Flags are empty without `slack`, (B·H,), by which
     an x below 0 still counts: the backward pass computes it anew.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-not-found]
 
 from bytegolf.kernels.friction.gate import Rule
 from bytegolf.kernels.friction.polynomial import fidelity_polynomial
@@ -152,23 +153,54 @@ class Edges:
         return self.k_BTGK.shape[0] * self.k_BTGK.shape[2]
 
     @property
-    def scores(self) -> dict[str, Any]:
-        """What a kernel needs for x of any edge."""
+    def described(self) -> bool:
+        """Whether tiles come through Hopper's tensor memory accelerator: whole, aligned and from one matrix."""
+        tokens, width = self.q_BTHK.shape[1], self.q_BTHK.shape[-1]
+        whole = tokens % self.tiles.queries == 0 and tokens % self.tiles.keys == 0
+        block = self.tiles.cut(width).block
+        return whole and block == width and all(map(_one_matrix, (self.q_BTHK, self.k_BTGK, self.v_BTGK)))
+
+    def of_keys(self, x_BTGK: Tensor) -> Laid | TensorDescriptor:
+        """Keys or values as kernels take tiles of them."""
+        return _described(x_BTGK, self.tiles.keys) if self.described else Laid.of(x_BTGK)
+
+    def of_queries(self, x_BTHK: Tensor) -> Laid | TensorDescriptor:
+        """Queries, or what is like them, as kernels take tiles of them."""
+        return _described(x_BTHK, self.tiles.queries) if self.described else Laid.of(x_BTHK)
+
+    @property
+    def sight(self) -> Sight:
         (_, tokens, heads, width), groups = self.q_BTHK.shape, self.k_BTGK.shape[2]
-        sight = Sight(self.first_BT, self.bias_H, self.friction_H, tokens, heads, groups, width**-0.5)
-        return {
-            "q": Laid.of(self.q_BTHK),
-            "k": Laid.of(self.k_BTGK),
-            "sight": sight,
-            "PACKED": self.first_BT is not None,
-            "CUT": self.tiles.cut(width),
-            **self.tiles.launch,
-        }
+        return Sight(self.first_BT, self.bias_H, self.friction_H, tokens, heads, groups, width**-0.5)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The same, and values and what edges weigh."""
-        return {**self.scores, "v": Laid.of(self.v_BTGK), "GATE": Gate.of(self.rule)}
+        """What all kernels that weigh edges take."""
+        return {
+            "q": self.of_queries(self.q_BTHK),
+            "k": self.of_keys(self.k_BTGK),
+            "v": self.of_keys(self.v_BTGK),
+            "sight": self.sight,
+            "PACKED": self.first_BT is not None,
+            "DESCRIBED": self.described,
+            "GATE": Gate.of(self.rule),
+            "CUT": self.tiles.cut(self.q_BTHK.shape[-1]),
+            **self.tiles.launch,
+        }
+
+
+def _one_matrix(x_BTHK: Tensor) -> bool:
+    """Whether all heads of all tokens lie in one matrix whose rows begin at multiples of 16 bytes."""
+    rows, tokens, _, width = x_BTHK.shape
+    row, token, head, _ = x_BTHK.stride()
+    aligned = x_BTHK.data_ptr() % 16 == 0 and token * x_BTHK.element_size() % 16 == 0
+    return aligned and head == width and (rows == 1 or row == tokens * token)
+
+
+def _described(x_BTHK: Tensor, block: int) -> TensorDescriptor:
+    rows, tokens, heads, width = x_BTHK.shape
+    shape, strides = [rows * tokens, heads * width], [x_BTHK.stride(1), 1]
+    return TensorDescriptor(x_BTHK, shape, strides, [block, width])
 
 
 def in_bits(friction_H: Tensor | None, heads: int, device: torch.device) -> Tensor:

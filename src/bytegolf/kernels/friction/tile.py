@@ -39,17 +39,16 @@ def quotient(x, y):
 
 
 @triton.jit
-def query_tile(sight, PACKED: tl.constexpr, CUT: tl.constexpr):
-    """The tile of queries that a program is for: its number, row, head and group, and the queries' places.
+def query_tile(sight, CUT: tl.constexpr):
+    """The tile of queries that a program is for: its number, row, head, group and the queries' places.
 
-    Tiles with most keys come first. Then the first key of each query; bias and friction.
+    Tiles with most keys come first. Then bias and friction of the head.
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     row, head = tl.program_id(1) // sight.heads, tl.program_id(1) % sight.heads
     queries = tile * CUT.queries + tl.arange(0, CUT.queries)
-    first = first_keys(sight, row, queries, PACKED)
     bias, friction = tl.load(sight.bias + head), tl.load(sight.friction + head)
-    return tile, row, head, head // (sight.heads // sight.groups), queries, first, bias, friction
+    return tile, row, head, head // (sight.heads // sight.groups), queries, bias, friction
 
 
 @triton.jit
@@ -65,12 +64,37 @@ def first_keys(sight, row, queries, PACKED: tl.constexpr):
 
 @triton.jit
 def keys_in_sight(sight, row, tile, PACKED: tl.constexpr, CUT: tl.constexpr):
-    """The tiles of keys that some query of a tile may see: the first, and one after the last."""
-    begin = 0
-    if PACKED:
-        begin = tl.load(sight.first + row * sight.tokens + tile * CUT.queries) // CUT.keys
+    """The tiles of keys that a tile of queries sees: begin, inner, outer, end.
+
+    All of inner to outer is seen by all; of begin to inner and of outer to end something is hidden.
+    """
     last = tl.minimum((tile + 1) * CUT.queries, sight.tokens)
-    return begin, tl.cdiv(last, CUT.keys)
+    end = tl.cdiv(last, CUT.keys)
+    outer = tile * CUT.queries // CUT.keys
+    begin, inner = 0, 0
+    if PACKED:
+        firsts = sight.first + row * sight.tokens
+        begin = tl.load(firsts + tile * CUT.queries) // CUT.keys
+        inner = tl.cdiv(tl.load(firsts + last - 1), CUT.keys)
+    outer = tl.maximum(outer, begin)
+    return begin, tl.minimum(inner, outer), outer, end
+
+
+@triton.jit
+def queries_in_sight(sight, last, row, key_tile, PACKED: tl.constexpr, CUT: tl.constexpr):
+    """The tiles of queries that see a tile of keys: begin, inner, outer, end, as for `keys_in_sight`."""
+    all_tiles = tl.cdiv(sight.tokens, CUT.queries)
+    begin = key_tile * CUT.keys // CUT.queries
+    inner = tl.minimum(tl.cdiv((key_tile + 1) * CUT.keys, CUT.queries), all_tiles)
+    outer, end = all_tiles, all_tiles
+    if PACKED:
+        lasts = last + row * sight.tokens
+        of_first = tl.load(lasts + key_tile * CUT.keys)
+        if of_first < sight.tokens:
+            outer = of_first // CUT.queries
+        of_last = tl.load(lasts + tl.minimum((key_tile + 1) * CUT.keys, sight.tokens) - 1)
+        end = tl.cdiv(of_last, CUT.queries)
+    return begin, inner, tl.maximum(outer, inner), tl.maximum(end, inner)
 
 
 @triton.jit
@@ -88,9 +112,13 @@ def load_rows(data, rows, stride, tokens, CUT: tl.constexpr):
 
 
 @triton.jit
-def load_head(x, row, head, rows, tokens, CUT: tl.constexpr):
-    """The rows of one head of `launch.Laid`."""
-    return load_rows(head_of(x, row, head), rows, x.token, tokens, CUT)
+def load_tile(x, row, head, begin, rows, tokens, DESCRIBED: tl.constexpr, CUT: tl.constexpr):
+    """`rows` of one head, which begin at `begin`; x is `launch.Laid`, or a descriptor of rows by heads."""
+    if DESCRIBED:
+        tile = x.load([row * tokens + begin, head * CUT.width])
+    else:
+        tile = load_rows(head_of(x, row, head), rows, x.token, tokens, CUT)
+    return tile
 
 
 @triton.jit
@@ -110,18 +138,20 @@ def scores(queries_QK, keys_SK):
 
 
 @triton.jit
-def margins(score, queries, keys, first, bias, friction, scale, PACKED: tl.constexpr):
+def margins(
+    score, queries, keys, first, bias, friction, scale, HIDDEN: tl.constexpr, PACKED: tl.constexpr
+):
     """x = score · scale + bias − friction · log₂ max(i − j, 1), −∞ where i may not see j, and log₂ itself.
 
-    PACKED: whether there are keys that are hidden though they came before.
+    HIDDEN: whether there is anything of the kind in the tile; otherwise all keys came before.
     """
-    # Whole numbers up to 2²⁴ are exact in float32, which has one instruction where integers have three.
-    distance = queries.to(tl.float32)[:, None] - keys.to(tl.float32)[None, :]
-    bits = log2(tl.maximum(distance, 1.0))
+    distance = queries[:, None] - keys[None, :]
+    bits = log2((tl.maximum(distance, 1) if HIDDEN else distance).to(tl.float32))
     cost = tl.fma(bits, tl.full(bits.shape, -friction, tl.float32), tl.full(bits.shape, bias, tl.float32))
-    cost = tl.where(distance >= 0.0, cost, float("-inf"))
+    if HIDDEN:
+        cost = tl.where(distance >= 0, cost, float("-inf"))
     x = tl.fma(score, tl.full(bits.shape, scale, tl.float32), cost)
-    if PACKED:
+    if HIDDEN and PACKED:
         x = tl.where(keys[None, :] >= first[:, None], x, float("-inf"))
     return x, bits
 
@@ -157,7 +187,8 @@ def _by_logarithms(eta, EXPONENT: tl.constexpr):
 @triton.jit
 def weights_and_slopes(x, GATE: tl.constexpr):
     """w(x) and dw/dx: see `gate.plain_weights` and `gate.plain_slopes`; eˣ for a softmax."""
-    eta = tl.minimum(tl.maximum(x, 0.0), _MOST)
+    # Of scores above 2¹²⁶ the fidelity ends: the hardware's quotients do.
+    eta = tl.maximum(x, 0.0)
     if GATE.form == LOG_DOMAIN:
         decay = tl.exp2(eta * (-1.4426950408889634 * GATE.exponent))
         w = tl.where(x > 0, tl.exp2(log2(1.0 + decay) * (-1.0 / GATE.exponent)), 0.0)
