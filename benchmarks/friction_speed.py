@@ -40,15 +40,13 @@ Row = dict[str, Any]
 #: What `--tune` tries.
 TILES = (
     EdgeTiles(),
-    EdgeTiles(128, 64, warps=8, stages=2),
-    EdgeTiles(128, 64, warps=8, stages=2, registers=128),
-    EdgeTiles(64, 64, warps=4, stages=2),
     EdgeTiles(64, 64, warps=4, stages=3),
     EdgeTiles(64, 64, warps=4, stages=2, registers=128),
-    EdgeTiles(128, 128, warps=8, stages=2),
-    EdgeTiles(128, 32, warps=4, stages=3),
     EdgeTiles(64, 128, warps=4, stages=2),
+    EdgeTiles(64, 32, warps=4, stages=2),
     EdgeTiles(64, 32, warps=4, stages=3),
+    EdgeTiles(128, 64, warps=8, stages=2),
+    EdgeTiles(128, 64, warps=8, stages=2, registers=128),
 )
 RULE = Rule("eta_mu", 1.25, 4.0)
 
@@ -128,7 +126,21 @@ def arms(inputs: Inputs, tiles: EdgeTiles) -> dict[str, tuple[Callable[[], Any],
         y, taken, _ = forward(edges, LISTED.value, lists)
         return y, taken, backward(edges, toward, y, taken, lists, learned=False)
 
-    return {"dense": (dense, dense_both), "early": (early, early_both), "pre-pass": (looked, looked_both)}
+    def found() -> Any:
+        flags = tiles_with_edges(edges, rounding_of_scores(edges))
+        return forward(edges, LISTED.value, list_tiles(flags, both_ways=False))
+
+    def found_both() -> Any:
+        lists = list_tiles(tiles_with_edges(edges, rounding_of_scores(edges)), both_ways=True)
+        y, taken, _ = forward(edges, LISTED.value, lists)
+        return y, taken, backward(edges, toward, y, taken, lists, learned=False)
+
+    return {
+        "dense": (dense, dense_both),
+        "early": (early, early_both),
+        "pre-pass": (looked, looked_both),
+        "pre-pass in 16 bits": (found, found_both),
+    }
 
 
 def parts(inputs: Inputs, tiles: EdgeTiles, bench: Bench) -> Row:
@@ -139,6 +151,7 @@ def parts(inputs: Inputs, tiles: EdgeTiles, bench: Bench) -> Row:
     kept = tiles_with_edges(edges)
     found: dict[str, Callable[[], Any]] = {
         "pre_pass_ms": lambda: tiles_with_edges(edges),
+        "pre_pass_16_ms": lambda: tiles_with_edges(edges, rounding_of_scores(edges)),
         "lists_ms": lambda: list_tiles(kept, both_ways=False),
         "listed_forward_ms": lambda: forward(edges, LISTED.value, lists),
         "listed_backward_ms": lambda: backward(edges, toward, y, taken, lists, learned=False),
@@ -156,7 +169,7 @@ def same_bits(inputs: Inputs, tiles: EdgeTiles) -> bool:
         found[name] = [y, taken, gradients.q_BTHK, gradients.k_BTGK, gradients.v_BTGK]
     return all(
         torch.equal(a, b)
-        for name in ("early", "pre-pass")
+        for name in ("early", "pre-pass", "pre-pass in 16 bits")
         for a, b in zip(found[name], found["dense"], strict=True)
     )
 

@@ -29,7 +29,8 @@ RULES = [
     Rule("eta_mu", exponent=4.0),
     None,
 ]
-#: What tensor cores and 16-bit weights leave, and in float32 what the polynomial of the fidelity does.
+#: What tensor cores and 16-bit weights leave, and in float32 what the polynomial of the fidelity and its
+#: slope do.
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 4e-3, torch.float32: 2e-3}
 
 
@@ -199,7 +200,7 @@ def test_sparse_equals_dense_to_the_last_bit(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sign", [1.0, -0.3])
-def test_looking_in_8_bits_misses_no_edge_and_keeps_few_tiles_without(
+def test_looking_ahead_misses_no_edge_and_keeps_few_tiles_without(
     kernels: Any, kind: str, sign: float
 ) -> None:
     shape = SHAPES[0]
@@ -210,8 +211,10 @@ def test_looking_in_8_bits_misses_no_edge_and_keeps_few_tiles_without(
     _, _, live = kernels.forward(edges, kernels.DENSE.value, slack=nothing)
     kept = kernels.tiles_with_edges(edges)
     assert not ((live == 1) & (kept == 0)).any()
+    found = kernels.tiles_with_edges(edges, kernels.rounding_of_scores(edges))
+    assert not ((live == 1) & (found == 0)).any()
     if kind == "random" and sign > 0:
-        assert int(live.sum()) <= int(kept.sum()) < int(live.numel())
+        assert int(live.sum()) <= int(found.sum()) <= int(kept.sum()) < int(live.numel())
 
 
 def test_tiles_are_listed_in_order_both_ways(kernels: Any) -> None:
@@ -294,13 +297,13 @@ def test_the_polynomial_of_the_fidelity_is_near_it() -> None:
     eta = torch.logspace(-20, 20, 4001, dtype=torch.float64)
     z = eta / (1 + eta)
     m = z / (1 + eta)
-    for exponent in (0.9, 1.0, 1.25, 2.0):
+    for exponent in (1.0, 1.25, 1.5, 2.0):
         found = fidelity_polynomial(exponent)
         assert found is not None
         value = sum(c * m**power for power, c in enumerate(found))
         turn = sum(power * c * m ** (power - 1) for power, c in enumerate(found) if power)
         slope = (z / eta) ** 2 * (value + z * (1 - 2 * z) * turn)
-        bound = 2e-4 if exponent == 1.25 else 1e-3
+        bound = 4e-4 if exponent == 1.25 else 1e-3
         assert float((z * value / fidelity(eta, exponent) - 1).abs().max()) < bound
         assert float((slope - fidelity_slope(eta, exponent)).abs().max()) < 2e-3
     assert fidelity_polynomial(4.0) is None

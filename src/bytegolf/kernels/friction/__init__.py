@@ -5,6 +5,8 @@ Bodies: `reference` (anywhere), `fused` (CUDA GPUs, 16-bit, no memory yet: only 
 `decode` (CUDA GPUs, 16-bit, one token a row: only keys with edges are read in full); the same tests.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,31 +56,20 @@ def friction_attend(
     None: softmax instead of w, which a bias does not change. `segments` as for `attend`.
     coarse: `coarse_rows` of all keys, which lets the newest token of each row pass over most of them.
     """
+    of_heads: dict[str, Any] = {"rule": rule, "bias_H": bias_H, "friction_H": friction_H, "window": window}
     if segments is not None and runs_fused(q_BTHK):
-        return fused_friction_attention(
-            q_BTHK,
-            k_BSGK,
-            v_BSGK,
-            rule=rule,
-            bias_H=bias_H,
-            friction_H=friction_H,
-            document_BT=document_BT,
-            window=window,
-        )
-    if coarse is not None and rule is not None and q_BTHK.shape[1] == 1:
+        return fused_friction_attention(q_BTHK, k_BSGK, v_BSGK, document_BT=document_BT, **of_heads)
+    if coarse is not None and q_BTHK.shape[1] == 1:
         return friction_decode(
             q_BTHK,
             k_BSGK,
             v_BSGK,
             coarse,
-            rule=rule,
-            bias_H=bias_H,
-            friction_H=friction_H,
             document_B1=document_BT,
             key_document_BS=key_document_BS,
             position_1=positions_T,
             key_positions_S=key_positions_S,
-            window=window,
+            **of_heads,
         )
     allowed_BTS = allowed_keys(document_BT, key_document_BS, positions_T, key_positions_S, window)
     distance_TS = positions_T[:, None] - key_positions_S[None, :]

@@ -107,11 +107,12 @@ def _query_kernel(
                 key_tile = index if index < inner else index + (outer - inner)
             else:
                 key_tile = tl.load(lists + line * tl.cdiv(tokens, CUT.keys) + index) if LISTED else index
-            keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
-            k_SK = load_tile(k, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
-            v_SK = load_tile(v, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+            start = key_tile * CUT.keys
+            keys = start + tl.arange(0, CUT.keys)
+            k_SK = load_tile(k, row, group, start, keys, tokens, DESCRIBED, CUT)
+            v_SK = load_tile(v, row, group, start, keys, tokens, DESCRIBED, CUT)
             score = scores(q_QK, k_SK)
-            x, bits = margins(score, queries, keys, first_Q, bias, friction, scale, part == 0, PACKED)
+            x, bits = margins(score, queries, start, first_Q, bias, friction, scale, part == 0, PACKED)
             _, dx = _margin_slopes(x, dy_QK, v_SK, share_Q, pull_Q, GATE)
             dq_QK = tl.dot(dx.to(k_SK.dtype), k_SK, dq_QK, input_precision="ieee")
             if LEARNED:
@@ -146,9 +147,10 @@ def _key_kernel(
     # Those with most queries are the first.
     key_tile, row, group = tl.program_id(0), tl.program_id(1) // sight.groups, tl.program_id(1) % sight.groups
     tokens, shared = sight.tokens, sight.heads // sight.groups
-    keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
-    k_SK = load_tile(k, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
-    v_SK = load_tile(v, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+    start = key_tile * CUT.keys
+    keys = start + tl.arange(0, CUT.keys)
+    k_SK = load_tile(k, row, group, start, keys, tokens, DESCRIBED, CUT)
+    v_SK = load_tile(v, row, group, start, keys, tokens, DESCRIBED, CUT)
     begin, inner, outer, end = queries_in_sight(sight, last, row, key_tile, PACKED, CUT)
     dk_SK, dv_SK = tl.zeros_like(k_SK).to(tl.float32), tl.zeros_like(k_SK).to(tl.float32)
     for each in range(shared):
@@ -170,11 +172,12 @@ def _key_kernel(
                 begin_of_queries = tile * CUT.queries
                 queries = begin_of_queries + tl.arange(0, CUT.queries)
                 first_Q = first_keys(sight, row, queries, PACKED)
-                share_Q, pull_Q = _scaling(shares, pulls, head_of_all * tokens + queries, queries < tokens, GATE)
+                places, present = head_of_all * tokens + queries, queries < tokens
+                share_Q, pull_Q = _scaling(shares, pulls, places, present, GATE)
                 q_QK = load_tile(q, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
                 dy_QK = load_tile(y_gradient, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
                 score = scores(q_QK, k_SK)
-                x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, part == 0, PACKED)
+                x, _ = margins(score, queries, start, first_Q, bias, friction, sight.scale, part == 0, PACKED)
                 w, dx = _margin_slopes(x, dy_QK, v_SK, share_Q, pull_Q, GATE)
                 dv_SK = tl.dot(tl.trans(w.to(q_QK.dtype)), dy_QK, dv_SK, input_precision="ieee")
                 dk_SK = tl.dot(tl.trans(dx.to(q_QK.dtype)), q_QK, dk_SK, input_precision="ieee")

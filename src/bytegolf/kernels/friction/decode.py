@@ -39,7 +39,8 @@ def _candidates(keys, keep, codes, notes, row, group, coarse, cost_S, scale, CUT
     return bound_S * scale - cost_S + slack_S > 0.0
 
 
-@triton.jit
+# Code made for one value of the last would sum in another order.
+@triton.jit(do_not_specialize=["read_all"])
 def _decode_kernel(
     q,
     k,
@@ -151,4 +152,3 @@ def friction_decode(
     if rule.capacity is not None:
         y = y * (rule.capacity / taken.sum(dim=1, keepdim=True).clamp(min=rule.capacity))
     return y.to(q_B1HK.dtype).view(rows, 1, heads, width)
-

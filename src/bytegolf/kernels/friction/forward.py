@@ -44,9 +44,11 @@ def least_cost(tile, key_tile, bias, friction, CUT: tl.constexpr):
 def _with_tile(y_QK, taken_Q, x, v_SK, GATE: tl.constexpr):
     """What is read and taken so far, and what the edges of one more tile add to both."""
     w, _ = weights_and_slopes(x, GATE)
+    w = w.to(v_SK.dtype)
     if GATE.normalized:
-        taken_Q += tl.sum(w, axis=1)
-    return tl.dot(w.to(v_SK.dtype), v_SK, y_QK, input_precision="ieee"), taken_Q
+        ones_S = tl.full([x.shape[1], 16], 1.0, dtype=v_SK.dtype)
+        taken_Q = tl.dot(w, ones_S, taken_Q, input_precision="ieee")
+    return tl.dot(w, v_SK, y_QK, input_precision="ieee"), taken_Q
 
 
 @triton.jit
@@ -76,13 +78,13 @@ def _forward_kernel(
     begin, inner, outer, end = keys_in_sight(sight, row, tile, PACKED, CUT)
     first_Q = first_keys(sight, row, queries, PACKED)
     q_QK = load_tile(q, row, head, tile * CUT.queries, queries, tokens, DESCRIBED, CUT)
-    y_QK, taken_Q = tl.zeros_like(q_QK).to(tl.float32), tl.zeros_like(queries).to(tl.float32)
+    y_QK, taken_Q = tl.zeros_like(q_QK).to(tl.float32), tl.zeros([q_QK.shape[0], 16], dtype=tl.float32)
     # Tiles of which something is hidden, at both ends, are few: no arm leaves them out.
     for index in range(begin, end - (outer - inner)):
         start = (index if index < inner else index + (outer - inner)) * CUT.keys
         keys = start + tl.arange(0, CUT.keys)
         score = scores(q_QK, load_tile(k, row, group, start, keys, tokens, DESCRIBED, CUT))
-        x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, True, PACKED)
+        x, _ = margins(score, queries, start, first_Q, bias, friction, sight.scale, True, PACKED)
         v_SK = load_tile(v, row, group, start, keys, tokens, DESCRIBED, CUT)
         y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
     slackness = tl.load(slack + tl.program_id(1)) if FLAGGED else 2.0**-12
@@ -90,19 +92,21 @@ def _forward_kernel(
         inner, outer = 0, tl.load(counts + tl.program_id(1) * tl.num_programs(0) + tile)
     for index in range(inner, outer):
         key_tile = tl.load(lists + line + index) if ARM == LISTED else index
-        keys = key_tile * CUT.keys + tl.arange(0, CUT.keys)
-        score = scores(q_QK, load_tile(k, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT))
+        start = key_tile * CUT.keys
+        keys = start + tl.arange(0, CUT.keys)
+        score = scores(q_QK, load_tile(k, row, group, start, keys, tokens, DESCRIBED, CUT))
         if ARM == EARLY:
             alive = tl.max(score) * sight.scale - least_cost(tile, key_tile, bias, friction, CUT) > -slackness
         else:
             alive = True
         if alive:
-            x, _ = margins(score, queries, keys, first_Q, bias, friction, sight.scale, False, PACKED)
-            v_SK = load_tile(v, row, group, key_tile * CUT.keys, keys, tokens, DESCRIBED, CUT)
+            x, _ = margins(score, queries, start, first_Q, bias, friction, sight.scale, False, PACKED)
+            v_SK = load_tile(v, row, group, start, keys, tokens, DESCRIBED, CUT)
             y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
             if FLAGGED:
                 tl.store(flags + line + key_tile, (tl.max(x) > -slackness).to(tl.int8))
     if GATE.normalized:
+        taken_Q = tl.max(taken_Q, axis=1)
         place = tl.program_id(1).to(tl.int64) * tokens + queries
         tl.store(taken + place, taken_Q, mask=queries < tokens)
         y_QK = y_QK * (most / tl.maximum(taken_Q, least))[:, None]

@@ -60,18 +60,17 @@ class Gate(NamedTuple):
     c1: Any
     c2: Any
     c3: Any
-    c4: Any
     normalized: Any
 
     @staticmethod
     def of(rule: Rule | None) -> "Gate":
         """None: a softmax."""
         if rule is None:
-            return Gate(_SOFTMAX, 1.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, True)
+            return Gate(_SOFTMAX, 1.0, False, 0.0, 0.0, 0.0, 0.0, True)
         found = None if rule.form == "log_domain" else fidelity_polynomial(rule.exponent)
-        c0, c1, c2, c3, c4 = found or (0.0,) * 5
+        c0, c1, c2, c3 = found or (0.0,) * 4
         capped = rule.capacity is not None
-        return Gate(_FORMS[rule.form], rule.exponent, found is not None, c0, c1, c2, c3, c4, capped)
+        return Gate(_FORMS[rule.form], rule.exponent, found is not None, c0, c1, c2, c3, capped)
 
 
 class Cut(NamedTuple):
@@ -91,10 +90,10 @@ class EdgeTiles:
     Dense and sparse kernels take the same, and none is tuned at the first step: rounding must not differ.
     """
 
-    queries: int = 128
+    queries: int = 64
     keys: int = 64
-    warps: int = 8
-    stages: int = 3
+    warps: int = 4
+    stages: int = 2
     registers: int | None = None
 
     def cut(self, width: int) -> Cut:
@@ -154,7 +153,7 @@ class Edges:
 
     @property
     def described(self) -> bool:
-        """Whether tiles come through Hopper's tensor memory accelerator: whole, aligned and from one matrix."""
+        """Whether tiles come through Hopper's tensor memory accelerator: whole, aligned, of one matrix."""
         tokens, width = self.q_BTHK.shape[1], self.q_BTHK.shape[-1]
         whole = tokens % self.tiles.queries == 0 and tokens % self.tiles.keys == 0
         block = self.tiles.cut(width).block

@@ -5,11 +5,11 @@ whose products are exact in 32 bits. By Cauchy and Schwarz the score is then wit
 
     |q k − q̃ k̃| ≤ ‖q − q̃‖ ‖k‖ + ‖q̃‖ ‖k − k̃‖
 
-of that, with the norms of what rounding took, measured, not estimated. A tile is kept if its largest q̃ k̃, that
-bound with its largest norms, and what float32 may round off, together reach the least friction in it. A kernel
-that does no more than this needs few registers, so that many run side by side, which one that goes on to weigh
-edges cannot. Shapes: B rows, T tokens, H query heads, G key/value heads, K head width, I tiles of queries, J
-tiles of keys.
+of that, with the norms of what rounding took, measured, not estimated. A tile is kept if its largest q̃ k̃,
+that bound with its largest norms, and what float32 may round off, together reach the least friction in it. A
+kernel that does no more than this needs few registers, so that many run side by side, which one that goes on
+to weigh edges cannot. Shapes: B rows, T tokens, H query heads, G key/value heads, K head width, I tiles of
+queries, J tiles of keys.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,13 @@ from torch import Tensor
 
 from bytegolf.kernels.friction.forward import least_cost
 from bytegolf.kernels.friction.launch import Edges, Laid
-from bytegolf.kernels.friction.tile import head_of, keys_in_sight, load_rows, query_tile
+from bytegolf.kernels.friction.tile import (
+    head_of,
+    keys_in_sight,
+    load_rows,
+    query_tile,
+    scores,
+)
 
 #: Keys that one step looks through, tiles side by side: a maximum over all warps takes long, of any width.
 _KEYS = 128
@@ -74,12 +80,15 @@ def _coarse_keys_kernel(k, tokens, groups, codes, steps, norms, errors, CUT: tl.
 @triton.jit
 def _flag_kernel(
     q,
+    k,
     sight,
     codes,
     steps,
     norms,
     errors,
+    slack,
     flags,
+    COARSE: tl.constexpr,
     TILES: tl.constexpr,
     PACKED: tl.constexpr,
     CUT: tl.constexpr,
@@ -89,30 +98,37 @@ def _flag_kernel(
     group_of_all = row * sight.groups + group
     line = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile) * key_tiles
     q_QK = load_rows(head_of(q, row, head), queries, q.token, tokens, CUT)
-    codes_QK, step, norm, error, coarse = _rounded(q_QK)
-    # Sums of K products in float32 are within K 2⁻²² ‖q‖ ‖k‖ of what they should be.
-    error += norm * (CUT.block * 2.0**-22)
+    step, error, coarse = 0.0, 0.0, 0.0
+    if COARSE:
+        q_QK, step, norm, error, coarse = _rounded(q_QK)
+        # Sums of K products in float32 are within K 2⁻²² ‖q‖ ‖k‖ of what they should be.
+        error += norm * (CUT.block * 2.0**-22)
     _, inner, outer, _ = keys_in_sight(sight, row, tile, PACKED, CUT)
     columns = tl.arange(0, CUT.block)
     for first in range(inner, outer, TILES):
         keys = first * CUT.keys + tl.arange(0, TILES * CUT.keys)
-        place = (group_of_all.to(tl.int64) * tokens + keys)[:, None] * CUT.width + columns[None, :]
-        present = (keys < tokens)[:, None] & (columns < CUT.width)[None, :]
-        codes_SK = tl.load(codes + place, mask=present, other=0)
-        products = tl.dot(codes_QK, tl.trans(codes_SK))
-        apart = tl.reshape(products, [products.shape[0], TILES, products.shape[1] // TILES])
-        best_J = tl.max(tl.max(apart, axis=2), axis=0).to(tl.float32)
         tiles = first + tl.arange(0, TILES)
         there = tiles < outer
-        of_tile = group_of_all * key_tiles + tiles
-        norm_J = tl.load(norms + of_tile, mask=there, other=0.0)
-        error_J = tl.load(errors + of_tile, mask=there, other=0.0)
-        step_J = tl.load(steps + of_tile, mask=there, other=0.0)
-        bound_J = best_J * (step * step_J) + error * norm_J + coarse * error_J
+        if COARSE:
+            place = (group_of_all.to(tl.int64) * tokens + keys)[:, None] * CUT.width + columns[None, :]
+            present = (keys < tokens)[:, None] & (columns < CUT.width)[None, :]
+            products = tl.dot(q_QK, tl.trans(tl.load(codes + place, mask=present, other=0)))
+        else:
+            products = scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT))
+        apart = tl.reshape(products, [products.shape[0], TILES, products.shape[1] // TILES])
+        best_J = tl.max(tl.max(apart, axis=2), axis=0).to(tl.float32)
         cost_J = least_cost(tile, tiles, bias, friction, CUT)
-        # In proportion too: large numbers are rounded by more.
-        slack_J = _ROUNDED * (1.0 + 2.0**-8 * (tl.abs(cost_J) + tl.abs(bias)))
-        keep_J = bound_J * sight.scale - cost_J + slack_J > 0.0
+        if COARSE:
+            of_tile = group_of_all * key_tiles + tiles
+            norm_J = tl.load(norms + of_tile, mask=there, other=0.0)
+            error_J = tl.load(errors + of_tile, mask=there, other=0.0)
+            step_J = tl.load(steps + of_tile, mask=there, other=0.0)
+            best_J = best_J * (step * step_J) + error * norm_J + coarse * error_J
+            # In proportion too: large numbers are rounded by more.
+            slack_J = _ROUNDED * (1.0 + 2.0**-8 * (tl.abs(cost_J) + tl.abs(bias)))
+        else:
+            slack_J = tl.load(slack + tl.program_id(1))
+        keep_J = best_J * sight.scale - cost_J + slack_J > 0.0
         tl.store(flags + line + tiles, keep_J.to(tl.int8), mask=there)
 
 
@@ -131,23 +147,29 @@ def coarse_keys(edges: Edges) -> CoarseKeys:
     return found
 
 
-def tiles_with_edges(edges: Edges) -> Tensor:
+def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
     """(B·H, I, J) int8: 1 for all tiles in which x of some edge may be above 0, as any kernel here has it.
 
-    Of those in which every query sees every key: the others, which are visited in any case, have 0.
+    Of those in which every query sees every key: the others, which are visited in any case, have 0. With
+    `slack` (`fused.rounding_of_scores`) scores are computed in 16 bits instead: no tile is kept for nothing,
+    and products take twice as long.
     """
     q = edges.q_BTHK
     size = (edges.heads, edges.query_tiles, edges.key_tiles)
     flags = torch.zeros(size, dtype=torch.int8, device=q.device)
-    codes, steps, norms, errors = _parts(coarse_keys(edges))
+    coarse = slack is None
+    codes, steps, norms, errors = _parts(coarse_keys(edges)) if coarse else (None,) * 4
     _flag_kernel[(edges.query_tiles, edges.heads)](
         Laid.of(q),
+        Laid.of(edges.k_BTGK),
         edges.sight,
         codes,
         steps,
         norms,
         errors,
+        slack,
         flags,
+        COARSE=coarse,
         TILES=max(1, _KEYS // edges.tiles.keys),
         PACKED=edges.first_BT is not None,
         CUT=edges.tiles.cut(q.shape[-1]),
