@@ -1,7 +1,6 @@
 """Friction attention on GPUs as an operator with gradients: which kernels run when.
 
-Training leaves tiles early and notes which had edges; the backward pass visits these alone. Without gradients
-long rows are first looked through in 8 bits. Shapes: B rows, T tokens, H query heads, G key/value heads, K
+Tiles are left early; training notes which had edges, and the backward pass visits these alone. Shapes: B rows, T tokens, H query heads, G key/value heads, K
 head width.
 """
 
@@ -17,8 +16,9 @@ from bytegolf.kernels.friction.launch import LN_2, Edges, EdgeTiles, borders, in
 from bytegolf.kernels.friction.lists import list_tiles
 from bytegolf.kernels.friction.prepass import tiles_with_edges
 
-#: Tokens of a row from which looking through it in 8 bits first is expected to pay.
-PREPASS_TOKENS = 8192
+#: Tokens of a row from which looking through it in 8 bits first pays; None while it was measured to at no
+#: length (benchmarks/notes.md).
+PREPASS_TOKENS: int | None = None
 
 #: Where torch knows the operators: a copy of this module, which an exported model brings, has its own.
 _SPACE = __name__.replace(".", "_")
@@ -115,7 +115,7 @@ def _attend(
         return forward(edges, DENSE.value)
     if training:
         return forward(edges, EARLY.value, slack=rounding_of_scores(edges))
-    if q_BTHK.shape[1] < PREPASS_TOKENS:
+    if PREPASS_TOKENS is None or q_BTHK.shape[1] < PREPASS_TOKENS:
         return forward(edges, EARLY.value)
     return forward(edges, LISTED.value, list_tiles(tiles_with_edges(edges), both_ways=False))
 
