@@ -1,7 +1,7 @@
 """Friction attention on GPUs as an operator with gradients: which kernels run when.
 
-Tiles are left early; training notes which had edges, and the backward pass visits these alone. Shapes: B rows, T tokens, H query heads, G key/value heads, K
-head width.
+Tiles are left early; training notes which had edges, and the backward pass visits these alone. Shapes: B
+rows, T tokens, H query heads, G key/value heads, K head width.
 """
 
 from typing import Any
