@@ -126,9 +126,11 @@ def _operations(machine: Machine) -> Iterator[Finding]:
     if cuda:
         yield _packed_attention(machine)
         if machine.triton and machine.compiler:
+            yield Finding("friction", "triton", "tiles without an edge are left out; reference in float32")
             yield Finding("loss", "triton", "no logits are stored; reference in float32")
             yield Finding("MLP", "triton", "product and activation in one kernel; reference in float32")
         else:
+            yield Finding("friction", "reference", "every score; no Triton or no C compiler for less")
             yield Finding(
                 "loss", "reference", "compiled; no Triton or no C compiler for the form that stores no logits"
             )
@@ -140,6 +142,7 @@ def _operations(machine: Machine) -> Iterator[Finding]:
             "reference",
             "masked matrix products; torch's fused operator for scoring and decoding",
         )
+        yield Finding("friction", "reference", "every score; tiles without an edge are left out on GPUs")
         yield Finding("loss", "chunked", "logits stay in the cache, which halves the time on a CPU")
         yield Finding("MLP", "reference", "a matrix product, then its activation")
         yield Finding("normalization", "saved", "fewer passes over memory than the plain form")

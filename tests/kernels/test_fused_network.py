@@ -1,4 +1,4 @@
-"""A network whose MLPs and loss are fused, compiled as in training, against itself in float32 without."""
+"""A network whose parts are fused, compiled as in training, against itself in float32 without."""
 
 import copy
 
@@ -9,6 +9,7 @@ from fused_device import DEVICE, error
 from bytegolf.kernels import activated_projection, capped_loss
 from bytegolf.model.attention import Attention
 from bytegolf.model.embedding import TiedEmbedding
+from bytegolf.model.friction import Friction
 from bytegolf.model.mlp import SquaredMlp, XieluMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
@@ -19,11 +20,28 @@ pytestmark = [
 ]
 
 
+#: Attention, and what stands in for its softmax.
+MIXERS = {
+    "softmax": Attention(heads=2, key_value_heads=1),
+    "friction": Attention(heads=2, key_value_heads=1, friction=Friction(capacity=1.0), rotary=False),
+    "friction, mu, learned": Attention(
+        heads=2,
+        key_value_heads=1,
+        window=40,
+        friction=Friction("mu", capacity=None, head_bias=True, head_friction=True),
+    ),
+    "friction in the softmax": Attention(
+        heads=2, key_value_heads=1, friction=Friction("softmax", capacity=None, head_friction=True)
+    ),
+}
+
+
 @pytest.mark.parametrize("compiled", [False, True])
-def test_losses_and_gradients_are_those_of_the_plain_network(compiled: bool) -> None:
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
+def test_losses_and_gradients_are_those_of_the_plain_network(mixer: Attention, compiled: bool) -> None:
     torch.manual_seed(0)
     mlps = SquaredMlp(160, slope=0.5), XieluMlp(160, learned=True)
-    layers = tuple(Block(Attention(heads=2, key_value_heads=1), mlp) for mlp in mlps)
+    layers = tuple(Block(mixer, mlp) for mlp in mlps)
     spec = Model(width=128, layers=layers, embedding=TiedEmbedding(0.1, bias=True), vocabulary=300)
     plain = spec.build().cuda()
     with torch.no_grad():

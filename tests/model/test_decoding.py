@@ -10,6 +10,7 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.bigram import BigramSum, BigramXor
 from bytegolf.model.decoding import Reader
 from bytegolf.model.embedding import FactoredEmbedding
+from bytegolf.model.friction import Friction
 from bytegolf.model.mlp import SquaredMlp
 from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import Model
@@ -29,13 +30,20 @@ INLETS: dict[str, dict[str, Any]] = {
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("friction", [None, Friction(capacity=1.0)], ids=["softmax", "friction"])
 @pytest.mark.parametrize("inlet", INLETS.values(), ids=INLETS.keys())
 @torch.no_grad()
 def test_recorded_steps_are_the_forward_pass(
-    window: int | None, precision: torch.dtype, inlet: dict[str, Any]
+    window: int | None, precision: torch.dtype, inlet: dict[str, Any], friction: Friction | None
 ) -> None:
     torch.manual_seed(1)
-    mixer = Attention(heads=4, key_value_heads=2, window=window, shared_values="value_embedding" in inlet)
+    mixer = Attention(
+        heads=4,
+        key_value_heads=2,
+        window=window,
+        shared_values="value_embedding" in inlet,
+        friction=friction,
+    )
     layer = Block(mixer, SquaredMlp(hidden=64))
     model = Model(width=128, layers=(layer,) * 3, vocabulary=VOCABULARY, **inlet).build()
     for parameter in model.parameters():

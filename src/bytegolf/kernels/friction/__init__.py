@@ -28,8 +28,11 @@ _SCORES = 2**26
 
 
 def decodes_coarsely(q_BTHK: Tensor, rule: Rule | None) -> bool:
-    """Whether decoding from these queries takes keys in 8 bits (`coarse_rows`) beside the keys themselves."""
-    return rule is not None and runs_fused(q_BTHK) and not torch.is_grad_enabled()
+    """Whether decoding from such queries takes keys in 8 bits (`coarse_rows`) beside the keys themselves.
+
+    With gradients too, though nothing reads them then: a memory must have them of all its keys.
+    """
+    return rule is not None and runs_fused(q_BTHK)
 
 
 def friction_attend(
@@ -59,7 +62,7 @@ def friction_attend(
     of_heads: dict[str, Any] = {"rule": rule, "bias_H": bias_H, "friction_H": friction_H, "window": window}
     if segments is not None and runs_fused(q_BTHK):
         return fused_friction_attention(q_BTHK, k_BSGK, v_BSGK, document_BT=document_BT, **of_heads)
-    if coarse is not None and q_BTHK.shape[1] == 1:
+    if coarse is not None and q_BTHK.shape[1] == 1 and not torch.is_grad_enabled():
         return friction_decode(
             q_BTHK,
             k_BSGK,

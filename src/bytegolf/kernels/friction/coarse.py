@@ -10,6 +10,7 @@ from torch import Tensor
 _MORE = 1.0 + 2.0**-10
 
 
+@torch.no_grad()
 def coarse_rows(k_BSGK: Tensor) -> tuple[Tensor, Tensor]:
     """Codes k̂ (B, S, G, K) int8, and Δ, ‖k‖ and ‖k − Δ k̂‖ (B, S, G, 3) float32, norms rounded up."""
     exact = k_BSGK.float()
