@@ -1,15 +1,16 @@
 """Times the kernels of friction attention beside those of softmax attention, and checks them on the way.
 
-    python benchmarks/friction_speed.py [--tokens 2048 16384] [--skip 0.34 0.55] [--inputs FILE.pt] [--tune] \
-        [--edges 1e11] [--out FILE]
+    python benchmarks/friction_speed.py [--tokens 2048 16384] [--skip 0.34 0.55] [--tune] [--edges 1e11] \
+        [--artifact FILE --text FILE… [--layer N]] [--out FILE]
 
 Of one row of 16 heads of 64: friction attention dense, leaving tiles early, and with a pass in 8 bits before;
 softmax attention by torch's flash, cuDNN and math bodies, and by FlashAttention 4 where it is installed;
 forward alone, and forward and backward. Queries and keys are random, spread so that the given share of tiles
-of 128 × 64 has no edge, or from FILE, made by `friction.py --capture`. Every row says how much of that was
-left out, whether sparse and dense agree to the last bit, and the largest memory beside the inputs. --edges:
-for that many edges, half of them next to their friction, whether the pass in 8 bits misses a tile with an
-edge. --tune: several shapes of tiles. Times are medians, each run queued behind a large product.
+is left out; with an artifact also those of one of its layers that reads the text as one
+document. Every row says how much of that was left out, whether sparse and dense agree to the last bit, and
+the largest memory beside the inputs. --edges: for that many edges, half of them next to their friction,
+whether the pass in 8 bits misses a tile with an edge. --tune: several shapes of tiles. Times are medians,
+each run queued behind a large product.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from kernel_speed import Bench, ceilings
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bytegolf.evaluation.bits import token_stream
 from bytegolf.kernels.attention.flash4 import FLASH4_VERSION, flash4_attention
 from bytegolf.kernels.attention.varlen import segments_from_starts
 from bytegolf.kernels.friction.backward import backward
@@ -34,7 +36,10 @@ from bytegolf.kernels.friction.gate import Rule
 from bytegolf.kernels.friction.launch import Edges, EdgeTiles
 from bytegolf.kernels.friction.lists import list_tiles
 from bytegolf.kernels.friction.prepass import tiles_with_edges
+from bytegolf.model.stream import Stream
 from bytegolf.running.environment import describe_environment
+from bytegolf.serving.artifact import open_artifact
+from bytegolf.text.readers import read_documents
 
 Row = dict[str, Any]
 #: What `--tune` tries.
@@ -54,16 +59,14 @@ RULE = Rule("eta_mu", 1.25, 4.0)
 class Inputs:
     """Queries, keys, values and the gradient of what is read, (1, T, heads, width)."""
 
-    def __init__(self, bench: Bench, tokens: int, skip: float | None, file: Path | None) -> None:
+    def __init__(self, bench: Bench, tokens: int, skip: float | None) -> None:
         options = bench.options
-        if file is not None:
-            stored = torch.load(file, weights_only=True)
-            self.tensors = [stored[name][:, :tokens].to(bench.device, bench.dtype) for name in "qkv"]
-            self.name = file.stem
+        if skip is None:
+            self.tensors = captured(options.artifact, options.text, options.layer, tokens, bench)
+            self.name = f"layer {options.layer} of {options.artifact}"
         else:
             shape = (1, tokens, options.heads, options.width)
             self.tensors = [bench.random(*shape) for _ in range(3)]
-            assert skip is not None
             self.name = f"random, {skip:.0%} empty"
             spread = _spread(self.tensors, skip, options.tiles)
             self.tensors[0] = (self.tensors[0] * spread).to(bench.dtype)
@@ -72,6 +75,36 @@ class Inputs:
     def edges(self, tiles: EdgeTiles) -> Edges:
         q, k, v = self.tensors
         return edges_of(q, k, v, None, None, None, RULE, None, tiles)
+
+
+def captured(artifact: Path, sources: list[str], layer: int, tokens: int, bench: Bench) -> list[Tensor]:
+    """Queries, keys and values of one layer that reads the beginning of a text as a single document."""
+    from bytegolf.model import friction
+
+    opened = open_artifact(artifact, device=bench.device.type)
+    texts = [document.text for document in read_documents(sources)]
+    ids, _ = token_stream(opened.tokenizer, texts)
+    ids_1T = torch.from_numpy(ids[:tokens].astype("int64"))[None].to(bench.device)
+    assert ids_1T.shape[1] == tokens, f"the text has {ids_1T.shape[1]} tokens, not {tokens}"
+    seen: list[list[Tensor]] = []
+    attend = friction.friction_attend
+
+    def noted(q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> Tensor:
+        groups = q.shape[2] // k.shape[2]
+        heads = [q, k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)]
+        seen.append([x.to(bench.dtype).contiguous() for x in heads])
+        return attend(q, k, v, **rest)
+
+    friction.friction_attend = noted
+    try:
+        opened.model.compute_dtype = bench.dtype
+        starts_1T = torch.zeros(1, tokens, dtype=torch.bool)
+        starts_1T[0, 0] = True
+        with torch.no_grad():
+            opened.model.hidden(ids_1T, Stream.of(starts_1T, device=bench.device))
+    finally:
+        friction.friction_attend = attend
+    return seen[layer]
 
 
 def _spread(tensors: list[Tensor], skip: float, tiles: EdgeTiles) -> float:
@@ -86,11 +119,13 @@ def _spread(tensors: list[Tensor], skip: float, tiles: EdgeTiles) -> float:
 
 
 def _skipped(edges: Edges, flags: Tensor | None = None) -> float:
-    """The share of tiles without an edge among those that queries can see."""
+    """The share of tiles left out among those that queries can see. Those on the diagonal never are."""
     if flags is None:
         none = torch.zeros(edges.heads, device=edges.q_BTHK.device)
         flags = forward(edges, EARLY.value, slack=none)[2]
-    return 1.0 - float(flags.sum()) / (edges.heads * visible_tiles(edges))
+    tiles = edges.tiles
+    inner = sum(i * tiles.queries // tiles.keys for i in range(edges.query_tiles))
+    return (edges.heads * inner - float(flags.sum())) / (edges.heads * visible_tiles(edges))
 
 
 def visible_tiles(edges: Edges) -> int:
@@ -209,13 +244,13 @@ def softmaxes(inputs: Inputs) -> Iterator[tuple[str, Callable[[], Tensor], list[
         )
 
 
-def rows(bench: Bench, tokens: int, skip: float | None, file: Path | None) -> Iterator[Row]:
+def rows(bench: Bench, tokens: int, skip: float | None) -> Iterator[Row]:
     """Every body at one length on the same inputs."""
-    inputs = Inputs(bench, tokens, skip, file)
+    inputs = Inputs(bench, tokens, skip)
     tiles = bench.options.tiles
-    pairs = bench.options.heads * tokens * tokens / 2
+    heads, width = inputs.tensors[0].shape[2:]
     # Two products of 2 K operations for each pair of tokens.
-    flops = 4.0 * pairs * bench.options.width
+    flops = 4.0 * width * heads * tokens * tokens / 2
     common = {"tokens": tokens, "inputs": inputs.name, "flops": flops}
     for name, (alone, both) in arms(inputs, tiles).items():
         yield common | {
@@ -247,7 +282,7 @@ def _both(attended: Callable[[], Tensor], leaves: list[Tensor], toward: Tensor) 
 
 def tuning(bench: Bench, tokens: int, skip: float) -> Iterator[Row]:
     """The arms with tiles of several shapes."""
-    inputs = Inputs(bench, tokens, skip, None)
+    inputs = Inputs(bench, tokens, skip)
     for tiles in TILES:
         row: Row = {"body": "tuning", "tokens": tokens, "tiles": vars(tiles)}
         try:
@@ -297,7 +332,9 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384, 32768])
     made.add_argument("--skip", type=float, nargs="+", default=[0.34, 0.55])
-    made.add_argument("--inputs", type=Path, nargs="*", default=[])
+    made.add_argument("--artifact", type=Path, help="a trained model with friction attention")
+    made.add_argument("--text", nargs="*", default=[], help="what it reads")
+    made.add_argument("--layer", type=int, default=-1, help="which of its layers with friction")
     made.add_argument("--heads", type=int, default=16)
     made.add_argument("--width", type=int, default=64)
     made.add_argument("--tile", type=int, nargs=4, metavar=("QUERIES", "KEYS", "WARPS", "STAGES"))
@@ -324,8 +361,8 @@ def main() -> None:
             for row in tuning(bench, tokens, options.skip[0]):
                 note(row)
             continue
-        for skip, file in [(skip, None) for skip in options.skip] + [(None, f) for f in options.inputs]:
-            for row in rows(bench, tokens, skip, file):
+        for skip in [*options.skip, *([None] if options.artifact else [])]:
+            for row in rows(bench, tokens, skip):
                 note(row)
     if options.edges:
         note(missed(bench, options.edges))
