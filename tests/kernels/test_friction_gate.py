@@ -18,6 +18,7 @@ from bytegolf.kernels.friction.gate import (
     plain_slopes,
     plain_weights,
 )
+from bytegolf.kernels.friction.polynomial import fidelity_polynomial
 
 FORMS: list[Form] = ["mu", "eta_mu", "log_domain"]
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
@@ -110,3 +111,20 @@ def test_a_naive_fidelity_would_fail_where_this_one_does_not() -> None:
 def test_wrong_rules_are_told(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError, match=next(iter(wrong))):
         Rule("mu", **wrong)
+
+
+def test_the_polynomial_of_the_fidelity_is_near_it() -> None:
+    eta = torch.logspace(-20, 20, 4001, dtype=torch.float64)
+    z = eta / (1 + eta)
+    m = z / (1 + eta)
+    for exponent in (1.0, 1.25, 1.5, 2.0):
+        found = fidelity_polynomial(exponent)
+        assert found is not None
+        value = sum(c * m**power for power, c in enumerate(found))
+        turn = sum(power * c * m ** (power - 1) for power, c in enumerate(found) if power)
+        slope = (z / eta) ** 2 * (value + z * (1 - 2 * z) * turn)
+        bound = 4e-4 if exponent == 1.25 else 1e-3
+        assert float((z * value / fidelity(eta, exponent) - 1).abs().max()) < bound
+        assert float((slope - fidelity_slope(eta, exponent)).abs().max()) < 2e-3
+    assert fidelity_polynomial(4.0) is None
+    assert fidelity_polynomial(0.5) is None

@@ -288,23 +288,3 @@ def test_the_operators_are_what_compiled_code_takes_them_for(
         capacity = None if rule is None else rule.capacity
         arguments = (*leaves, document, bias, friction, form, 1.25, capacity, None, True)
         torch.library.opcheck(kernels._attend, arguments)
-
-
-def test_the_polynomial_of_the_fidelity_is_near_it() -> None:
-    from bytegolf.kernels.friction.gate import fidelity, fidelity_slope
-    from bytegolf.kernels.friction.polynomial import fidelity_polynomial
-
-    eta = torch.logspace(-20, 20, 4001, dtype=torch.float64)
-    z = eta / (1 + eta)
-    m = z / (1 + eta)
-    for exponent in (1.0, 1.25, 1.5, 2.0):
-        found = fidelity_polynomial(exponent)
-        assert found is not None
-        value = sum(c * m**power for power, c in enumerate(found))
-        turn = sum(power * c * m ** (power - 1) for power, c in enumerate(found) if power)
-        slope = (z / eta) ** 2 * (value + z * (1 - 2 * z) * turn)
-        bound = 4e-4 if exponent == 1.25 else 1e-3
-        assert float((z * value / fidelity(eta, exponent) - 1).abs().max()) < bound
-        assert float((slope - fidelity_slope(eta, exponent)).abs().max()) < 2e-3
-    assert fidelity_polynomial(4.0) is None
-    assert fidelity_polynomial(0.5) is None
