@@ -13,6 +13,7 @@ from toy_recipes import small
 
 import bytegolf
 import bytegolf.recipes
+from bytegolf.compression.spec import FitBytes, FixedBits
 from bytegolf.evaluation.bits import score, token_stream
 from bytegolf.recipe import Recipe
 from bytegolf.runner import train
@@ -25,13 +26,25 @@ from bytegolf.training.ranks import Ranks
 NAMES = sorted(module.name for module in pkgutil.iter_modules(bytegolf.recipes.__path__))
 
 
+def _fewer_choices(plan: FixedBits | FitBytes) -> FixedBits | FitBytes:
+    """A byte budget chooses among the coarsest, the finest and one between: each costs every role a size."""
+    if not isinstance(plan, FitBytes):
+        return plan
+    return dataclasses.replace(plan, choices=plan.choices[:: max(1, (len(plan.choices) - 1) // 2)])
+
+
 def toy(name: str, text: Path) -> Recipe:
     recipe = importlib.import_module(f"bytegolf.recipes.{name}").RECIPE
     return dataclasses.replace(
         small(recipe),
         text=Text(sources=(str(text),)),
         tokens=Bytes(),
-        compression=dataclasses.replace(recipe.compression, budget_bytes=1_000_000, passthrough_elements=64),
+        compression=dataclasses.replace(
+            recipe.compression,
+            plan=_fewer_choices(recipe.compression.plan),
+            budget_bytes=1_000_000,
+            passthrough_elements=64,
+        ),
         evaluation=dataclasses.replace(
             small(recipe.evaluation), prompts=("",), sample_tokens=4, coloured_bytes=64
         ),
