@@ -60,8 +60,8 @@ from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
 from bytegolf.recipes.friction_small import RECIPE as FRICTION_SMALL
 from bytegolf.recipes.softmax_small import LAYER as SOFTMAX_LAYER
-from bytegolf.report.run_folder import read_run
 from bytegolf.runner import Trained, train
+from bytegolf.running.edges import newest_edges
 from bytegolf.running.progress import Display
 from bytegolf.tokens.spec import Bytes
 from bytegolf.training.budget import Budget
@@ -163,9 +163,8 @@ def study(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
         result = packed_and_scored(trained, folder, ranks, display)
         display.update("copying …")
         write_json(folder / "copying.json", measured_copying(trained))
-    edges = read_run(folder).events("edges")
-    if edges:
-        result["edges"] = {key: value for key, value in edges[-1].items() if key != "event"}
+    if edges := newest_edges(folder):
+        result["edges"] = edges
     result["heads"] = learned_numbers(trained.model)
     write_json(folder / "result.json", result)
     return result

@@ -40,9 +40,8 @@ class Friction:
     head_friction: bool = False
 
     def __post_init__(self) -> None:
-        if self.form != "softmax":
-            Rule(self.form, self.exponent, self.capacity)
-        elif self.capacity is not None or self.head_bias:
+        # Making the rule refuses what is wrong in it.
+        if self.rule is None and (self.capacity is not None or self.head_bias):
             raise RecipeError(
                 "the weights of a softmax add up to 1 and no bias changes them; "
                 "set capacity to None and head_bias to false with form softmax"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bytegolf.kernels.friction.coarse import coarse_rows
 from bytegolf.kernels.friction.gate import Rule
-from bytegolf.kernels.friction.launch import Cut, Gate, Laid, in_bits
+from bytegolf.kernels.friction.launch import Cut, Gate, Laid, per_head
 from bytegolf.kernels.friction.tile import head_of, load_rows, log2, weights_and_slopes
 
 #: Keys of a part.
@@ -122,6 +122,7 @@ def friction_decode(
     read = torch.empty((rows * heads, parts, cut.block), device=device)
     taken = torch.empty((rows * heads, parts), device=device)
     query_codes, query_notes = coarse_rows(q_B1HK)
+    bias, friction = per_head(bias_H, friction_H, heads, device)
     _decode_kernel[(parts, rows * heads)](
         q=Laid.of(q_B1HK),
         k=Laid.of(k_BSGK),
@@ -130,8 +131,8 @@ def friction_decode(
         notes=Laid.of(coarse[1]),
         query_codes=Laid.of(query_codes),
         query_notes=Laid.of(query_notes),
-        bias=torch.zeros(heads, device=device) if bias_H is None else bias_H.float(),
-        friction=in_bits(friction_H, heads, device),
+        bias=bias,
+        friction=friction,
         position=position_1,
         key_positions=key_positions_S,
         document=document_B1.contiguous(),

@@ -12,7 +12,7 @@ from torch import Tensor
 from bytegolf.kernels.friction.backward import backward
 from bytegolf.kernels.friction.forward import DENSE, EARLY, LISTED, forward
 from bytegolf.kernels.friction.gate import Form, Rule
-from bytegolf.kernels.friction.launch import LN_2, Edges, EdgeTiles, borders, in_bits
+from bytegolf.kernels.friction.launch import LN_2, Edges, EdgeTiles, borders, per_head
 from bytegolf.kernels.friction.lists import list_tiles
 from bytegolf.kernels.friction.prepass import tiles_with_edges
 
@@ -73,8 +73,7 @@ def edges_of(
         v_BTGK,
         first_BT,
         last_BT,
-        torch.zeros(heads, device=device) if bias_H is None else bias_H.detach().float().contiguous(),
-        in_bits(friction_H, heads, device),
+        *per_head(bias_H, friction_H, heads, device),
         rule,
         EdgeTiles() if tiles is None else tiles,
     )

@@ -110,7 +110,7 @@ class Edges:
 
     first_BT, last_BT: int32, the first key that a query sees, and one more than the last query that sees a
     key; neither falls along a row. None where all that came before is seen. bias_H, friction_H: float32, one
-    number a head, friction as the kernels take it (`in_bits`). rule: None for a softmax, of scores below 80.
+    number a head, friction as the kernels take it (`per_head`). rule: None for a softmax, of scores below 80.
     """
 
     q_BTHK: Tensor
@@ -202,11 +202,14 @@ def _described(x_BTHK: Tensor, block: int) -> TensorDescriptor:
     return TensorDescriptor(x_BTHK, shape, strides, [block, width])
 
 
-def in_bits(friction_H: Tensor | None, heads: int, device: torch.device) -> Tensor:
-    """The friction's weight of each head as the kernels take it, for log₂ in place of ln; 1 if None."""
+def per_head(
+    bias_H: Tensor | None, friction_H: Tensor | None, heads: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Bias and friction of each head as the kernels take them: 0 and 1 if None, friction for log₂ not ln."""
+    bias = torch.zeros(heads, device=device) if bias_H is None else bias_H.detach().float().contiguous()
     if friction_H is None:
-        return torch.full((heads,), LN_2, device=device)
-    return (friction_H.detach().float() * LN_2).contiguous()
+        return bias, torch.full((heads,), LN_2, device=device)
+    return bias, (friction_H.detach().float() * LN_2).contiguous()
 
 
 def borders(document_BT: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
