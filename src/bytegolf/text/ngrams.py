@@ -17,6 +17,8 @@ GRAM_WORDS = 13
 #: A sketch keeps the hashes below this: a sixty-fourth of the hash space, the same one everywhere.
 SKETCH_RATE = 64
 SKETCH_LIMIT = (1 << 64) // SKETCH_RATE
+#: Of a document with fewer sketched 13-grams, some 330 words, they prove nothing.
+MIN_GRAMS = 5
 
 # Letters, and grams, handled at once: small enough for a processor's cache.
 _BLOCK = 1 << 16

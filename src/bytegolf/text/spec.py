@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bytegolf.errors import RecipeError, TextError
+from bytegolf.text.copies import copies
 from bytegolf.text.readers import read_documents
 from bytegolf.text.split import Split, split_documents
 
@@ -40,7 +41,10 @@ class Text:
 
 
 def load_text(spec: Text) -> Split:
-    """Reads and splits. With validation sources, nothing is held out; what they repeat leaves training."""
+    """Reads and splits. With validation sources, nothing is held out, and their copies leave training.
+
+    These are documents equal to one of them, and those with the share `near_duplicate` of its 13-grams.
+    """
     documents = list(read_documents(spec.sources, field=spec.field, cut_bytes=spec.cut_bytes))
     if not documents:
         raise TextError(f"the text {', '.join(spec.sources)} is empty; give files that hold some")
@@ -57,5 +61,12 @@ def load_text(spec: Text) -> Split:
     training = [document for document in documents if document.text not in known]
     if not training:
         raise TextError("every training document is also a validation document; give different files")
+    near = copies(training, validation, spec.near_duplicate)
+    training = [document for index, document in enumerate(training) if index not in near]
+    if not training:
+        raise TextError(
+            "every training document repeats parts of validation documents; give different files, "
+            "or raise near_duplicate"
+        )
     distinct = len(known | {document.text for document in training})
     return Split(training, validation, clusters=distinct, dropped=len(documents) - len(training))

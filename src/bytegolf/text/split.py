@@ -19,7 +19,7 @@ class Split:
     clusters: int
     """Groups of near duplicates, single documents included, that the documents fall into."""
     dropped: int = 0
-    """Training documents left out because a given validation text equals them."""
+    """Training documents left out because they equal a given validation text, or repeat much of it."""
 
 
 def split_documents(

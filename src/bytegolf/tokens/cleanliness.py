@@ -29,11 +29,10 @@ import numpy as np
 
 from bytegolf.errors import ShardError
 from bytegolf.text.documents import Document
-from bytegolf.text.ngrams import SKETCH_LIMIT, SKETCH_RATE, Hashes, sketched_grams
+from bytegolf.text.ngrams import MIN_GRAMS, SKETCH_LIMIT, SKETCH_RATE, Hashes, sketched_grams
 from bytegolf.tokens.manifest import HASH_BYTES, HASHES, MANIFEST, SKETCH, check_file, read_manifest
 from bytegolf.tokens.shards import document_hash
 
-MIN_GRAMS = 5
 _CHANCE = 0.01
 _LISTED = 20
 _CHUNK_CHARACTERS = 1_000_000

@@ -14,7 +14,8 @@ from bytegolf.evaluation.proof.verdict import (
     not_checked,
     passed,
 )
-from bytegolf.tokens.cleanliness import MIN_GRAMS, Cleanliness
+from bytegolf.text.ngrams import MIN_GRAMS
+from bytegolf.tokens.cleanliness import Cleanliness
 from bytegolf.training.budget import Budget
 
 #: Bits per byte by which a score may differ from the claimed one.

@@ -1,0 +1,80 @@
+"""Which training documents repeat so much of given validation documents that they must go.
+
+A validation document counts as copied if at least a given share of its word 13-grams is in training. Those
+whose hashes lie in the sketched sixty-fourth of the hash space (`ngrams.SKETCH_LIMIT`) are looked for, so
+that a training text of any size is read once and nothing of it is kept. The documents that hold most of them
+leave training, one by one, until it is copied no more. What many documents have in common, such as a
+licence, is nobody's copy and no reason to leave.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bytegolf.text.documents import Document
+from bytegolf.text.ngrams import MIN_GRAMS, Hashes, Owners, sketched_grams
+
+#: A 13-gram that more training documents have is common to all.
+_COMMON = 20
+_CHUNK_BYTES = 1 << 22
+
+
+def copies(training: Sequence[Document], validation: Sequence[Document], share: float) -> set[int]:
+    """Indices of the training documents to leave out. `share` as `Text.near_duplicate`, 0 to 1."""
+    grams, owners = _distinct(*sketched_grams([_bytes_of(document) for document in validation]))
+    sizes = np.bincount(owners, minlength=len(validation))
+    held_by = _holders(training, np.unique(grams))
+    of_document: dict[int, list[int]] = defaultdict(list)
+    for gram, owner in zip(grams.tolist(), owners.tolist(), strict=True):
+        if gram in held_by and sizes[owner] >= MIN_GRAMS:
+            of_document[owner].append(gram)
+    left_out: set[int] = set()
+    for owner, shared in sorted(of_document.items()):
+        while True:
+            found = [holders for gram in shared if (holders := held_by[gram] - left_out)]
+            if len(found) < share * int(sizes[owner]):
+                break
+            counts: dict[int, int] = defaultdict(int)
+            for holders in found:
+                for index in holders:
+                    counts[index] += 1
+            left_out.add(max(counts, key=lambda index: (counts[index], -index)))
+    return left_out
+
+
+def _holders(training: Sequence[Document], wanted: Hashes) -> dict[int, set[int]]:
+    """Of each of the wanted 13-grams that few training documents hold, these."""
+    held_by: dict[int, set[int]] = defaultdict(set)
+    if not len(wanted):
+        return {}
+    for first, texts in _chunks(training):
+        grams, owners = sketched_grams(texts)
+        places = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
+        found = wanted[places] == grams
+        for gram, owner in zip(grams[found].tolist(), owners[found].tolist(), strict=True):
+            held_by[gram].add(first + owner)
+    return {gram: holders for gram, holders in held_by.items() if len(holders) <= _COMMON}
+
+
+def _chunks(documents: Sequence[Document]) -> Iterator[tuple[int, list[bytes]]]:
+    """The texts, some megabytes at a time, each time with the index of the first."""
+    texts: list[bytes] = []
+    size = 0
+    for index, document in enumerate(documents):
+        texts.append(_bytes_of(document))
+        size += len(texts[-1])
+        if size >= _CHUNK_BYTES:
+            yield index + 1 - len(texts), texts
+            texts, size = [], 0
+    if texts:
+        yield len(documents) - len(texts), texts
+
+
+def _distinct(grams: Hashes, owners: Owners) -> tuple[Hashes, Owners]:
+    pairs = np.unique(np.stack([grams, owners.astype(np.uint64)], axis=1), axis=0)
+    return pairs[:, 0], pairs[:, 1].astype(np.int64)
+
+
+def _bytes_of(document: Document) -> bytes:
+    return document.text.encode("utf-8", "surrogatepass")
