@@ -180,17 +180,19 @@ def test_recorded_steps_score_as_free_passes_do(
         model.double()
     model.compute_dtype = precision
     random = np.random.default_rng(1)
-    texts = [bytes(random.integers(97, 107, length)) for length in (3000, 700, 2500, 1500, 2700, 2600)]
+    # Longer ones make of the last bit what they like: in float32 too, 94 chunks lead 0.006 nats a token off.
+    texts = [bytes(random.integers(97, 107, length)) for length in (600, 300, 500, 250, 550, 520)]
     ids, starts = token_stream(BYTES, texts)
     learner = replace(SPEC, chunk=32, length=256, learning_rate=0.003)
     adaptation = MatchModel(learner) if tilted else learner
     free, fixed = both(monkeypatch, adaptation, model, ids, starts)
+    monkeypatch.undo()
     again = score(model, BYTES, ids, starts, HEADLINE, adaptation=adaptation).nats_N
     assert np.array_equal(fixed, again)
     if precision == torch.float64:
         assert np.abs(fixed - free).max() < 1e-8
         return
-    # Learning makes more of what 16 bits round off: both are held against what neither rounds off.
+    # Both are held against what neither rounds off.
     model.double().compute_dtype = torch.float64
     exact = score(model, BYTES, ids, starts, HEADLINE, adaptation=adaptation).nats_N
     errors = [float(np.abs(nats - exact).mean()) for nats in (fixed, free)]
