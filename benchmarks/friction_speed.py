@@ -6,11 +6,11 @@
 Of one row of 16 heads of 64: friction attention dense, leaving tiles early, and with a pass in 8 bits before;
 softmax attention by torch's flash, cuDNN and math bodies, and by FlashAttention 4 where it is installed;
 forward alone, and forward and backward. Queries and keys are random, spread so that the given share of tiles
-is left out; with an artifact also those of one of its layers that reads the text as one
-document. Every row says how much of that was left out, whether sparse and dense agree to the last bit, and
-the largest memory beside the inputs. --edges: for that many edges, half of them next to their friction,
-whether the pass in 8 bits misses a tile with an edge. --tune: several shapes of tiles. Times are medians,
-each run queued behind a large product.
+of 64 × 64 has no edge, whatever the kernels' own; with an artifact also those of one of its layers that reads
+the text as one document. Every row says how much of that was left out, whether sparse and dense agree to the
+last bit, and the largest memory beside the inputs. --edges: for that many edges, half of them next to their
+friction, whether the pass in 8 bits misses a tile with an edge. --tune: several shapes of tiles. Times are
+medians, each run queued behind a large product.
 """
 
 import argparse
@@ -45,15 +45,17 @@ Row = dict[str, Any]
 #: What `--tune` tries.
 TILES = (
     EdgeTiles(),
-    EdgeTiles(64, 64, warps=4, stages=3),
-    EdgeTiles(64, 64, warps=4, stages=2, registers=128),
-    EdgeTiles(64, 128, warps=4, stages=2),
-    EdgeTiles(64, 32, warps=4, stages=2),
-    EdgeTiles(64, 32, warps=4, stages=3),
-    EdgeTiles(128, 64, warps=8, stages=2),
-    EdgeTiles(128, 64, warps=8, stages=2, registers=128),
+    EdgeTiles(64, 32, stages=3),
+    EdgeTiles(64, 32, stages=4),
+    EdgeTiles(64, 32, stages=2, registers=96),
+    EdgeTiles(64, 64),
+    EdgeTiles(64, 64, registers=128),
+    EdgeTiles(32, 32),
+    EdgeTiles(128, 32, warps=8),
 )
 RULE = Rule("eta_mu", 1.25, 4.0)
+#: By which the share of tiles without an edge is given.
+SQUARE = EdgeTiles(64, 64)
 
 
 class Inputs:
@@ -68,7 +70,7 @@ class Inputs:
             shape = (1, tokens, options.heads, options.width)
             self.tensors = [bench.random(*shape) for _ in range(3)]
             self.name = f"random, {skip:.0%} empty"
-            spread = _spread(self.tensors, skip, options.tiles)
+            spread = _spread(self.tensors, skip)
             self.tensors[0] = (self.tensors[0] * spread).to(bench.dtype)
         self.toward = torch.randn_like(self.tensors[0])
 
@@ -107,13 +109,13 @@ def captured(artifact: Path, sources: list[str], layer: int, tokens: int, bench:
     return seen[layer]
 
 
-def _spread(tensors: list[Tensor], skip: float, tiles: EdgeTiles) -> float:
-    """The deviation of scores at which so large a share of the tiles below the diagonal is empty."""
+def _spread(tensors: list[Tensor], skip: float) -> float:
+    """The deviation of scores at which so large a share of `SQUARE` tiles has no edge."""
     q, k, v = tensors
     low, high = 0.1, 8.0
     for _ in range(12):
         middle = math.sqrt(low * high)
-        edges = edges_of((q * middle).to(q.dtype), k, v, None, None, None, RULE, None, tiles)
+        edges = edges_of((q * middle).to(q.dtype), k, v, None, None, None, RULE, None, SQUARE)
         low, high = (middle, high) if _skipped(edges) > skip else (low, middle)
     return low
 
@@ -122,7 +124,7 @@ def _skipped(edges: Edges, flags: Tensor | None = None) -> float:
     """The share of tiles left out among those that queries can see. Those on the diagonal never are."""
     if flags is None:
         none = torch.zeros(edges.heads, device=edges.q_BTHK.device)
-        flags = forward(edges, EARLY.value, slack=none)[2]
+        flags = forward(edges, DENSE.value, slack=none)[2]
     tiles = edges.tiles
     inner = sum(i * tiles.queries // tiles.keys for i in range(edges.query_tiles))
     return (edges.heads * inner - float(flags.sum())) / (edges.heads * visible_tiles(edges))
@@ -193,7 +195,12 @@ def parts(inputs: Inputs, tiles: EdgeTiles, bench: Bench) -> Row:
         "dense_backward_ms": lambda: backward(edges, toward, y, taken, None, learned=False),
     }
     row: Row = {name: bench.milliseconds(work) for name, work in found.items()}
-    return row | {"skipped": _skipped(edges, flags), "skipped_in_8_bits": _skipped(edges, kept)}
+    return row | {
+        "skipped": _skipped(edges),
+        "skipped_64_by_64": _skipped(inputs.edges(SQUARE)),
+        "left_early": _skipped(edges, flags),
+        "skipped_in_8_bits": _skipped(edges, kept),
+    }
 
 
 def same_bits(inputs: Inputs, tiles: EdgeTiles) -> bool:

@@ -1,4 +1,7 @@
-"""A network whose parts are fused, compiled as in training, against itself in float32 without."""
+"""A network whose parts are fused, compiled as in training, against itself in float32 without.
+
+How far 16 bits may lead off is what they do to the plain network on a CPU, where nothing is fused.
+"""
 
 import copy
 
@@ -36,6 +39,8 @@ MIXERS = {
 }
 
 
+# What torch warns of while it compiles is torch's.
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
 def test_losses_and_gradients_are_those_of_the_plain_network(mixer: Attention, compiled: bool) -> None:
@@ -47,8 +52,8 @@ def test_losses_and_gradients_are_those_of_the_plain_network(mixer: Attention, c
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
-    fused = copy.deepcopy(plain)
-    fused.compute_dtype = torch.bfloat16
+    fused, rounded = copy.deepcopy(plain), copy.deepcopy(plain).cpu()
+    fused.compute_dtype = rounded.compute_dtype = torch.bfloat16
     if compiled:
         fused.compile_parts()
     ids = torch.randint(0, 300, (4, 96), device="cuda")
@@ -56,20 +61,24 @@ def test_losses_and_gradients_are_those_of_the_plain_network(mixer: Attention, c
     # The blocks, most of what is compiled, serve both.
     for z_loss in (0.0, 0.01):
         found = []
-        for model in (plain, fused):
+        for model in (plain, fused, rounded):
             model.zero_grad()
+            read = ids.to(model.device)
             nats, penalty = (
-                model.losses_and_penalties(ids, ids.roll(-1, 1), starts, z_loss=z_loss)
+                model.losses_and_penalties(read, read.roll(-1, 1), starts, z_loss=z_loss)
                 if z_loss
-                else (model.losses(ids, ids.roll(-1, 1), starts), torch.zeros((), device="cuda"))
+                else (model.losses(read, read.roll(-1, 1), starts), torch.zeros((), device=read.device))
             )
             (nats.sum() + penalty.sum()).backward()
             found.append(nats)
         assert error(found[1], found[0].double()) < 0.01
-        for (name, ours), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        parameters = zip(fused.named_parameters(), rounded.parameters(), plain.parameters(), strict=True)
+        for (name, ours), twin, exact in parameters:
             assert ours.grad is not None, name
-            assert theirs.grad is not None, name
-            assert error(ours.grad, theirs.grad) < 0.1, name
+            assert twin.grad is not None, name
+            assert exact.grad is not None, name
+            off, allowed = error(ours.grad, exact.grad), error(twin.grad.cuda(), exact.grad)
+            assert off < 1.5 * allowed + 0.05, (name, off, allowed)
 
 
 def test_the_dispatch_names_the_fused_bodies() -> None:

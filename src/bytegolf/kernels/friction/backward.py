@@ -16,14 +16,17 @@ from torch import Tensor
 from bytegolf.kernels.friction.launch import Edges
 from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
+    distances,
     first_keys,
     keys_in_sight,
     load_tile,
-    margins,
+    log2,
+    margins_of,
     queries_in_sight,
     query_tile,
     scores,
     store_head,
+    table_of,
     weights_and_slopes,
 )
 
@@ -84,7 +87,7 @@ def _query_kernel(
     CUT: tl.constexpr,
 ):
     tile, row, head, group, queries, bias, friction = query_tile(sight, CUT)
-    tokens, scale, begin_of_queries = sight.tokens, sight.scale, tile * CUT.queries
+    tokens, begin_of_queries, table = sight.tokens, tile * CUT.queries, table_of(sight, head)
     line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
     begin, inner, outer, end = keys_in_sight(sight, row, tile, PACKED, CUT)
     first_Q = first_keys(sight, row, queries, PACKED)
@@ -111,14 +114,15 @@ def _query_kernel(
             keys = start + tl.arange(0, CUT.keys)
             k_SK = load_tile(k, row, group, start, keys, tokens, DESCRIBED, CUT)
             v_SK = load_tile(v, row, group, start, keys, tokens, DESCRIBED, CUT)
-            score = scores(q_QK, k_SK)
-            x, bits = margins(score, queries, start, first_Q, bias, friction, scale, part == 0, PACKED)
+            at = (queries, begin_of_queries, start, first_Q)
+            x = margins_of(scores(q_QK, k_SK), table, at, bias, friction, sight.scale, part == 0, PACKED)
             _, dx = _margin_slopes(x, dy_QK, v_SK, share_Q, pull_Q, GATE)
             dq_QK = tl.dot(dx.to(k_SK.dtype), k_SK, dq_QK, input_precision="ieee")
             if LEARNED:
+                bits = log2(tl.maximum(distances(queries, start, CUT.keys), 1.0))
                 bias_gradient_Q += tl.sum(dx, axis=1)
                 friction_gradient_Q -= tl.sum(dx * bits, axis=1)
-    store_head(q_gradient, row, head, queries, dq_QK * scale, tokens, sight.heads, CUT)
+    store_head(q_gradient, row, head, queries, dq_QK * sight.scale, tokens, sight.heads, CUT)
     if LEARNED:
         tl.store(bias_gradient + places, bias_gradient_Q, mask=present)
         tl.store(friction_gradient + places, friction_gradient_Q, mask=present)
@@ -157,6 +161,7 @@ def _key_kernel(
         head = group * shared + each
         head_of_all = (row * sight.heads + head).to(tl.int64)
         bias, friction = tl.load(sight.bias + head), tl.load(sight.friction + head)
+        table = table_of(sight, head)
         line = head_of_all * tl.num_programs(0) + key_tile
         for part in tl.static_range(2):
             low, high = begin, end - (outer - inner)
@@ -177,7 +182,8 @@ def _key_kernel(
                 q_QK = load_tile(q, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
                 dy_QK = load_tile(y_gradient, row, head, begin_of_queries, queries, tokens, DESCRIBED, CUT)
                 score = scores(q_QK, k_SK)
-                x, _ = margins(score, queries, start, first_Q, bias, friction, sight.scale, part == 0, PACKED)
+                at = (queries, begin_of_queries, start, first_Q)
+                x = margins_of(score, table, at, bias, friction, sight.scale, part == 0, PACKED)
                 w, dx = _margin_slopes(x, dy_QK, v_SK, share_Q, pull_Q, GATE)
                 dv_SK = tl.dot(tl.trans(w.to(q_QK.dtype)), dy_QK, dv_SK, input_precision="ieee")
                 dk_SK = tl.dot(tl.trans(dx.to(q_QK.dtype)), q_QK, dk_SK, input_precision="ieee")

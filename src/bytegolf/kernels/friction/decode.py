@@ -10,8 +10,9 @@ import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
 from bytegolf.kernels.friction.coarse import coarse_rows
+from bytegolf.kernels.friction.costs import per_head
 from bytegolf.kernels.friction.gate import Rule
-from bytegolf.kernels.friction.launch import Cut, Gate, Laid, per_head
+from bytegolf.kernels.friction.launch import Cut, Gate, Laid
 from bytegolf.kernels.friction.tile import head_of, load_rows, log2, weights_and_slopes
 
 #: Keys of a part.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bytegolf.kernels.friction.backward import backward
+from bytegolf.kernels.friction.costs import LN_2, head_costs
 from bytegolf.kernels.friction.forward import DENSE, EARLY, LISTED, forward
 from bytegolf.kernels.friction.gate import Form, Rule
-from bytegolf.kernels.friction.launch import LN_2, Edges, EdgeTiles, borders, per_head
+from bytegolf.kernels.friction.launch import Edges, EdgeTiles, borders
 from bytegolf.kernels.friction.lists import list_tiles
 from bytegolf.kernels.friction.prepass import tiles_with_edges
 
@@ -65,7 +66,9 @@ def edges_of(
     tiles: EdgeTiles | None = None,
 ) -> Edges:
     """What the kernels take. Without documents and window every token sees all before it."""
-    heads, device = q_BTHK.shape[2], q_BTHK.device
+    (_, tokens, heads, _), device = q_BTHK.shape, q_BTHK.device
+    tiles = EdgeTiles.of(rule) if tiles is None else tiles
+    places = -(-tokens // tiles.queries) * tiles.queries
     first_BT, last_BT = (None, None) if document_BT is None else borders(document_BT, window)
     return Edges(
         q_BTHK,
@@ -73,9 +76,9 @@ def edges_of(
         v_BTGK,
         first_BT,
         last_BT,
-        *per_head(bias_H, friction_H, heads, device),
+        head_costs(bias_H, friction_H, heads, places, device),
         rule,
-        EdgeTiles() if tiles is None else tiles,
+        tiles,
     )
 
 
@@ -139,7 +142,7 @@ def _(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, tokens, heads, _ = q_BTHK.shape
-    tiles = EdgeTiles()
+    tiles = EdgeTiles.of(_rule(form, exponent, capacity))
     taken = (rows * heads, tokens) if form is None or capacity is not None else (0,)
     flags = (rows * heads, -(-tokens // tiles.queries), -(-tokens // tiles.keys))
     return (

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-not-found]
 
+from bytegolf.kernels.friction.costs import HeadCosts
 from bytegolf.kernels.friction.gate import Rule
 from bytegolf.kernels.friction.polynomial import fidelity_polynomial
 
-LN_2 = 0.6931471805599453
 _FORMS = {"mu": 0, "eta_mu": 1, "log_domain": 2}
 _SOFTMAX = 3
 
@@ -33,14 +33,17 @@ class Laid(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """first: int32 (B, T), the first key that each query sees, if packed. bias, friction: float32 (H,).
+    """first: int32 (B, T), the first key that each query sees, if packed. bias to farthest: `HeadCosts`.
 
-    Friction is that of log₂ in place of ln. tokens, heads and groups: T, H and G. scale: 1/sqrt(K).
+    tokens, heads and groups: T, H and G. scale: 1/sqrt(K).
     """
 
     first: Any
     bias: Any
     friction: Any
+    table: Any
+    between_tables: Any
+    farthest: Any
     tokens: Any
     heads: Any
     groups: Any
@@ -85,16 +88,21 @@ class Cut(NamedTuple):
 @dataclass(frozen=True)
 class EdgeTiles:
     """queries × keys of a tile, powers of two from 16 on; warps: groups of 32 threads; stages: tiles in
-    flight; registers: bound for each thread.
+    flight; registers: bound for each thread. Narrow ones are left out more often; a softmax, which leaves out
+    none, has them wider (`of`).
 
     Dense and sparse kernels take the same, and none is tuned at the first step: rounding must not differ.
     """
 
     queries: int = 64
-    keys: int = 64
+    keys: int = 32
     warps: int = 4
     stages: int = 2
     registers: int | None = None
+
+    @staticmethod
+    def of(rule: Rule | None) -> "EdgeTiles":
+        return EdgeTiles() if rule is not None else EdgeTiles(keys=64)
 
     def cut(self, width: int) -> Cut:
         return Cut(self.queries, self.keys, width, max(16, 1 << (width - 1).bit_length()))
@@ -109,8 +117,8 @@ class Edges:
     """Queries (B, T, H, K), keys and values (B, T, G, K), and which see which.
 
     first_BT, last_BT: int32, the first key that a query sees, and one more than the last query that sees a
-    key; neither falls along a row. None where all that came before is seen. bias_H, friction_H: float32, one
-    number a head, friction as the kernels take it (`per_head`). rule: None for a softmax, of scores below 80.
+    key; neither falls along a row. None where all that came before is seen. costs: of all distances below
+    `EdgeTiles.queries` times `query_tiles`. rule: None for a softmax, of scores below 80.
     """
 
     q_BTHK: Tensor
@@ -118,8 +126,7 @@ class Edges:
     v_BTGK: Tensor
     first_BT: Tensor | None
     last_BT: Tensor | None
-    bias_H: Tensor
-    friction_H: Tensor
+    costs: HeadCosts
     rule: Rule | None
     tiles: EdgeTiles = EdgeTiles()
 
@@ -155,13 +162,13 @@ class Edges:
     def described(self) -> bool:
         """Whether tiles come through Hopper's tensor memory accelerator: whole, aligned, of one matrix."""
         tokens, width = self.q_BTHK.shape[1], self.q_BTHK.shape[-1]
-        whole = tokens % self.tiles.queries == 0 and tokens % self.tiles.keys == 0
+        whole = tokens % self.tiles.queries == 0 and tokens % (2 * self.tiles.keys) == 0
         block = self.tiles.cut(width).block
         return whole and block == width and all(map(_one_matrix, (self.q_BTHK, self.k_BTGK, self.v_BTGK)))
 
-    def of_keys(self, x_BTGK: Tensor) -> Laid | TensorDescriptor:
-        """Keys or values as kernels take tiles of them."""
-        return _described(x_BTGK, self.tiles.keys) if self.described else Laid.of(x_BTGK)
+    def of_keys(self, x_BTGK: Tensor, tiles: int = 1) -> Laid | TensorDescriptor:
+        """Keys or values as kernels take tiles of them, so many side by side at a time, 1 or 2."""
+        return _described(x_BTGK, tiles * self.tiles.keys) if self.described else Laid.of(x_BTGK)
 
     def of_queries(self, x_BTHK: Tensor) -> Laid | TensorDescriptor:
         """Queries, or what is like them, as kernels take tiles of them."""
@@ -170,7 +177,9 @@ class Edges:
     @property
     def sight(self) -> Sight:
         (_, tokens, heads, width), groups = self.q_BTHK.shape, self.k_BTGK.shape[2]
-        return Sight(self.first_BT, self.bias_H, self.friction_H, tokens, heads, groups, width**-0.5)
+        costs = self.costs
+        tabled = (costs.bias_H, costs.friction_H, costs.table, costs.between_heads, costs.farthest)
+        return Sight(self.first_BT, *tabled, tokens, heads, groups, width**-0.5)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -200,16 +209,6 @@ def _described(x_BTHK: Tensor, block: int) -> TensorDescriptor:
     rows, tokens, heads, width = x_BTHK.shape
     shape, strides = [rows * tokens, heads * width], [x_BTHK.stride(1), 1]
     return TensorDescriptor(x_BTHK, shape, strides, [block, width])
-
-
-def per_head(
-    bias_H: Tensor | None, friction_H: Tensor | None, heads: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Bias and friction of each head as the kernels take them: 0 and 1 if None, friction for log₂ not ln."""
-    bias = torch.zeros(heads, device=device) if bias_H is None else bias_H.detach().float().contiguous()
-    if friction_H is None:
-        return bias, torch.full((heads,), LN_2, device=device)
-    return bias, (friction_H.detach().float() * LN_2).contiguous()
 
 
 def borders(document_BT: Tensor, window: int | None) -> tuple[Tensor, Tensor]:

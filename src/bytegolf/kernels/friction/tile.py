@@ -134,27 +134,70 @@ def store_head(x, row, head, rows, value, tokens, heads, CUT: tl.constexpr):
 @triton.jit
 def scores(queries_QK, keys_SK):
     """q k, in float32: of all kernels the same product of the same tiles, so that all see the same edges."""
-    return tl.dot(queries_QK, tl.trans(keys_SK), input_precision="ieee")
+    if _INTERPRETED:
+        # numpy's products of more columns at once sum in another order; tensor cores' do not.
+        score = tl.sum(queries_QK.to(tl.float32)[:, None, :] * keys_SK.to(tl.float32)[None, :, :], axis=2)
+    else:
+        score = tl.dot(queries_QK, tl.trans(keys_SK), input_precision="ieee")
+    return score
 
 
 @triton.jit
-def margins(score, queries, start, first, bias, friction, scale, HIDDEN: tl.constexpr, PACKED: tl.constexpr):
-    """x = score · scale + bias − friction · log₂ max(i − j, 1), −∞ where i may not see j, and log₂ itself.
+def distances(queries, start, KEYS: tl.constexpr):
+    """i − j of queries and the keys from `start` on, float32, in which whole numbers up to 2²⁴ are exact."""
+    return (queries - start).to(tl.float32)[:, None] - tl.arange(0, KEYS).to(tl.float32)[None, :]
 
-    start: the first key of the tile. HIDDEN: whether anything of it is; otherwise all keys came before.
+
+@triton.jit
+def margins(score, queries, start, first, bias, friction, scale, PACKED: tl.constexpr):
+    """x = score · scale + bias − friction · log₂ max(i − j, 1), −∞ where i may not see j.
+
+    start: the first key of the tile.
     """
-    # Whole numbers up to 2²⁴ are exact in float32, which has one instruction where integers have two, and the
-    # places within a tile are the same for all tiles.
-    within = tl.arange(0, score.shape[1])
-    distance = (queries - start).to(tl.float32)[:, None] - within.to(tl.float32)[None, :]
-    bits = log2(tl.maximum(distance, 1.0) if HIDDEN else distance)
+    distance = distances(queries, start, score.shape[1])
+    bits = log2(tl.maximum(distance, 1.0))
     cost = tl.fma(bits, tl.full(bits.shape, -friction, tl.float32), tl.full(bits.shape, bias, tl.float32))
+    x = tl.fma(score, tl.full(bits.shape, scale, tl.float32), tl.where(distance >= 0.0, cost, float("-inf")))
+    if PACKED:
+        keys = start + tl.arange(0, score.shape[1])
+        x = tl.where(keys[None, :] >= first[:, None], x, float("-inf"))
+    return x
+
+
+@triton.jit
+def table_of(sight, head):
+    """Where the costs of a head (`costs.HeadCosts`) have distance 0."""
+    return sight.table + head * sight.between_tables + sight.farthest
+
+
+@triton.jit
+def open_margins(score, table, begin, start, scale):
+    """`margins` where every query, from `begin` on, sees every key and none of these is the query itself.
+
+    table: that of the head. Rows are taken off first and columns added then, so that the compiler sees which
+    entries of a tile are as far apart and reads them once.
+    """
+    rows, columns = tl.arange(0, score.shape[0]), tl.arange(0, score.shape[1])
+    place = (table + (start - begin) - rows)[:, None] + columns[None, :]
+    if _INTERPRETED:
+        cost = tl.load(place)
+    else:
+        # A load of Triton's own would bring the numbers in another order, and shuffle them.
+        cost = tl.inline_asm_elementwise(
+            "ld.global.nc.f32 $0, [$1];", "=f,l", [place], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.fma(score, tl.full(cost.shape, scale, tl.float32), cost)
+
+
+@triton.jit
+def margins_of(score, table, at, bias, friction, scale, HIDDEN: tl.constexpr, PACKED: tl.constexpr):
+    """`margins` where something is hidden, else `open_margins`. at: queries, begin, start, first."""
+    queries, begin, start, first = at
     if HIDDEN:
-        cost = tl.where(distance >= 0.0, cost, float("-inf"))
-    x = tl.fma(score, tl.full(bits.shape, scale, tl.float32), cost)
-    if HIDDEN and PACKED:
-        x = tl.where((start + within)[None, :] >= first[:, None], x, float("-inf"))
-    return x, bits
+        x = margins(score, queries, start, first, bias, friction, scale, PACKED)
+    else:
+        x = open_margins(score, table, begin, start, scale)
+    return x
 
 
 @triton.jit
