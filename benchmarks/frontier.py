@@ -26,7 +26,7 @@ Marked capitals need tokenizers of their own: trained from the text unless --tok
 in prepared folders FOLDER-CHANGE. A fair control has plain pieces trained as theirs are: its own, without
 --tokenizer.
 
-frontier.sh runs the whole study on two GPUs. What fails is said, and the others go on.
+frontier.sh runs the whole study, a seed on each GPU. What fails is said, and the others go on.
 """
 
 import argparse
