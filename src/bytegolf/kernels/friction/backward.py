@@ -22,6 +22,7 @@ from bytegolf.kernels.friction.tile import (
     load_tile,
     log2,
     margins_of,
+    of_both_ends,
     queries_in_sight,
     query_tile,
     scores,
@@ -107,7 +108,7 @@ def _query_kernel(
                 low, high = 0, tl.load(counts + line)
         for index in range(low, high):
             if part == 0:
-                key_tile = index if index < inner else index + (outer - inner)
+                key_tile = of_both_ends(index, inner, outer)
             else:
                 key_tile = tl.load(lists + line * tl.cdiv(tokens, CUT.keys) + index) if LISTED else index
             start = key_tile * CUT.keys
@@ -171,7 +172,7 @@ def _key_kernel(
                     low, high = 0, tl.load(counts + line)
             for index in range(low, high):
                 if part == 0:
-                    tile = index if index < inner else index + (outer - inner)
+                    tile = of_both_ends(index, inner, outer)
                 else:
                     tile = tl.load(lists + line * tl.cdiv(tokens, CUT.queries) + index) if LISTED else index
                 begin_of_queries = tile * CUT.queries

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 #: By how much more norms count than they were computed to be.
-_MORE = 1.0 + 2.0**-10
+MORE = 1.0 + 2.0**-10
 
 
 @torch.no_grad()
@@ -16,5 +16,5 @@ def coarse_rows(k_BSGK: Tensor) -> tuple[Tensor, Tensor]:
     exact = k_BSGK.float()
     step = exact.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / 127.0
     codes = (exact / step).round().clamp(-127, 127)
-    norms = torch.stack([exact, exact - codes * step], dim=-2).norm(dim=-1) * _MORE
+    norms = torch.stack([exact, exact - codes * step], dim=-2).norm(dim=-1) * MORE
     return codes.to(torch.int8), torch.cat([step, norms], dim=-1)

@@ -13,11 +13,10 @@ from bytegolf.kernels.friction.coarse import coarse_rows
 from bytegolf.kernels.friction.costs import per_head
 from bytegolf.kernels.friction.gate import Rule
 from bytegolf.kernels.friction.launch import Cut, Gate, Laid
-from bytegolf.kernels.friction.tile import head_of, load_rows, log2, weights_and_slopes
+from bytegolf.kernels.friction.tile import ROUNDED, head_of, load_rows, log2, weights_and_slopes
 
 #: Keys of a part.
 PART = 256
-_ROUNDED: tl.constexpr = tl.constexpr(2.0**-12)
 
 
 @triton.jit
@@ -36,7 +35,7 @@ def _candidates(keys, keep, codes, notes, row, group, coarse, cost_S, scale, CUT
     error_S = tl.load(note + 2, mask=keep, other=0.0)
     rounding = norm * (CUT.block * 2.0**-22)
     bound_S = best_S * (step * step_S) + (error + rounding) * norm_S + (norm + error) * error_S
-    slack_S = _ROUNDED * (1.0 + 2.0**-8 * tl.abs(cost_S))
+    slack_S = ROUNDED * (1.0 + 2.0**-8 * tl.abs(cost_S))
     return bound_S * scale - cost_S + slack_S > 0.0
 
 

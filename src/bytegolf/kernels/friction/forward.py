@@ -15,11 +15,13 @@ from torch import Tensor
 from bytegolf.kernels.friction.launch import Edges
 from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
+    ROUNDED,
     first_keys,
     keys_in_sight,
     load_tile,
     log2,
     margins,
+    of_both_ends,
     open_margins,
     query_tile,
     scores,
@@ -88,7 +90,7 @@ def _with_hidden_tiles(
     group, queries = head // (sight.heads // sight.groups), tile * CUT.queries + tl.arange(0, CUT.queries)
     bias, friction = tl.load(sight.bias + head), tl.load(sight.friction + head)
     for index in range(begin, end - (outer - inner)):
-        start = (index if index < inner else index + (outer - inner)) * CUT.keys
+        start = of_both_ends(index, inner, outer) * CUT.keys
         keys = start + tl.arange(0, CUT.keys)
         score = scores(q_QK, load_tile(k, row, group, start, keys, sight.tokens, DESCRIBED, CUT))
         x = margins(score, queries, start, first_Q, bias, friction, sight.scale, PACKED)
@@ -204,7 +206,7 @@ def _forward_kernel(
     first_Q = first_keys(sight, row, queries, PACKED)
     read = _with_hidden_tiles(read, q_QK, k, v, sight, place, first_Q, PACKED, DESCRIBED, CUT, GATE)
     of_line = line * tl.cdiv(tokens, CUT.keys)
-    marks = (flags + of_line, tl.load(slack + head_of_all)) if FLAGGED else (0, 2.0**-12)
+    marks = (flags + of_line, tl.load(slack + head_of_all)) if FLAGGED else (0, ROUNDED)
     if ARM == EARLY:
         read = _with_likely_tiles(read, q_QK, k_wide, v, sight, place, marks, FLAGGED, DESCRIBED, CUT, GATE)
     else:

@@ -19,9 +19,11 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
+from bytegolf.kernels.friction.coarse import MORE
 from bytegolf.kernels.friction.forward import least_cost
 from bytegolf.kernels.friction.launch import Edges, Laid
 from bytegolf.kernels.friction.tile import (
+    ROUNDED,
     head_of,
     keys_in_sight,
     load_rows,
@@ -32,9 +34,7 @@ from bytegolf.kernels.friction.tile import (
 #: Keys that one step looks through, tiles side by side: a maximum over all warps takes long, of any width.
 _KEYS = 128
 #: By how much more the norms count than they were computed to be: sums in float32 are this exact by far.
-_MORE: tl.constexpr = tl.constexpr(1.0 + 2.0**-10)
-#: What rounding may add to x beside the product: of scale, bias and logarithm.
-_ROUNDED: tl.constexpr = tl.constexpr(2.0**-12)
+_MORE: tl.constexpr = tl.constexpr(MORE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _flag_kernel(
             step_J = tl.load(steps + of_tile, mask=there, other=0.0)
             best_J = best_J * (step * step_J) + error * norm_J + coarse * error_J
             # In proportion too: large numbers are rounded by more.
-            slack_J = _ROUNDED * (1.0 + 2.0**-8 * (tl.abs(cost_J) + tl.abs(bias)))
+            slack_J = ROUNDED * (1.0 + 2.0**-8 * (tl.abs(cost_J) + tl.abs(bias)))
         else:
             slack_J = tl.load(slack + tl.program_id(1))
         keep_J = best_J * sight.scale - cost_J + slack_J > 0.0

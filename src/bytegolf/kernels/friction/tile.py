@@ -14,6 +14,8 @@ LOG_DOMAIN: tl.constexpr = tl.constexpr(2)
 SOFTMAX: tl.constexpr = tl.constexpr(3)
 
 _INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret))
+#: What rounding may add to x beside the product: of scale, bias and logarithm.
+ROUNDED: tl.constexpr = tl.constexpr(2.0**-12)
 #: The largest number whose reciprocal the hardware does not round to 0.
 _MOST: tl.constexpr = tl.constexpr(2.0**126)
 
@@ -78,6 +80,12 @@ def keys_in_sight(sight, row, tile, PACKED: tl.constexpr, CUT: tl.constexpr):
         inner = tl.cdiv(tl.load(firsts + last - 1), CUT.keys)
     outer = tl.maximum(outer, begin)
     return begin, tl.minimum(inner, outer), outer, end
+
+
+@triton.jit
+def of_both_ends(index, inner, outer):
+    """The tile of a running number that passes over those from inner to outer."""
+    return index if index < inner else index + (outer - inner)
 
 
 @triton.jit
