@@ -12,7 +12,7 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
-from bytegolf.kernels.friction.launch import Edges
+from bytegolf.kernels.friction.launch import Edges, Laid
 from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
     ROUNDED,
@@ -63,11 +63,11 @@ def _two_scores(q_QK, k_wide_SK, KEYS: tl.constexpr):
 def _with_tile(y_QK, taken_Q, x, v_SK, GATE: tl.constexpr):
     """What is read and taken so far, and what the edges of one more tile add to both."""
     w, _ = weights_and_slopes(x, GATE)
-    w = w.to(v_SK.dtype)
     if GATE.normalized:
-        ones_S = tl.full([x.shape[1], 16], 1.0, dtype=v_SK.dtype)
-        taken_Q = tl.dot(w, ones_S, taken_Q, input_precision="ieee")
-    return tl.dot(w, v_SK, y_QK, input_precision="ieee"), taken_Q
+        # A thread has every eighth column: what it adds up here is its own, and no thread waits for another.
+        parts: tl.constexpr = x.shape[1] // 16
+        taken_Q += tl.sum(tl.reshape(w, [w.shape[0], parts, 16]), axis=1)
+    return tl.dot(w.to(v_SK.dtype), v_SK, y_QK, input_precision="ieee"), taken_Q
 
 
 @triton.jit
@@ -130,10 +130,10 @@ def _with_likely_tiles(
             reach = (best_near if side == 0 else best_far) * sight.scale - cost
             if (reach > -slackness) & (key_tile >= inner) & (key_tile < outer):
                 begin = key_tile * CUT.keys
+                keys = begin + tl.arange(0, CUT.keys)
+                v_SK = load_tile(v, row, group, begin, keys, sight.tokens, False, CUT)
                 score = near if side == 0 else far
                 x = open_margins(score, table, tile * CUT.queries, begin, sight.scale)
-                keys = begin + tl.arange(0, CUT.keys)
-                v_SK = load_tile(v, row, group, begin, keys, sight.tokens, DESCRIBED, CUT)
                 y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
                 if FLAGGED:
                     tl.store(flags + key_tile, 1)
@@ -180,6 +180,7 @@ def _forward_kernel(
     k,
     v,
     k_wide,
+    v_plain,
     sight,
     y,
     taken,
@@ -208,7 +209,9 @@ def _forward_kernel(
     of_line = line * tl.cdiv(tokens, CUT.keys)
     marks = (flags + of_line, tl.load(slack + head_of_all)) if FLAGGED else (0, ROUNDED)
     if ARM == EARLY:
-        read = _with_likely_tiles(read, q_QK, k_wide, v, sight, place, marks, FLAGGED, DESCRIBED, CUT, GATE)
+        read = _with_likely_tiles(
+            read, q_QK, k_wide, v_plain, sight, place, marks, FLAGGED, DESCRIBED, CUT, GATE
+        )
     else:
         if ARM == LISTED:
             place = (tile, row, head, 0, 0, tl.load(counts + line), 0)
@@ -218,7 +221,7 @@ def _forward_kernel(
         )
     y_QK, taken_Q = read
     if GATE.normalized:
-        taken_Q = tl.max(taken_Q, axis=1)
+        taken_Q = tl.sum(taken_Q, axis=1)
         tl.store(taken + head_of_all * tokens + queries, taken_Q, mask=queries < tokens)
         y_QK = y_QK * (most / tl.maximum(taken_Q, least))[:, None]
     store_head(y, row, head, queries, y_QK, tokens, sight.heads, CUT)
@@ -245,6 +248,7 @@ def forward(
     _forward_kernel[(edges.query_tiles, edges.heads)](
         **edges.arguments,
         k_wide=edges.of_keys(edges.k_BTGK, tiles=2),
+        v_plain=Laid.of(edges.v_BTGK),
         y=y,
         taken=taken,
         flags=flags,
