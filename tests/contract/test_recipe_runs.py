@@ -34,9 +34,9 @@ def _fewer_choices(plan: FixedBits | FitBytes) -> FixedBits | FitBytes:
 
 
 def toy(name: str, text: Path) -> Recipe:
-    recipe = importlib.import_module(f"bytegolf.recipes.{name}").RECIPE
+    recipe = small(importlib.import_module(f"bytegolf.recipes.{name}").RECIPE)
     return dataclasses.replace(
-        small(recipe),
+        recipe,
         text=Text(sources=(str(text),)),
         tokens=Bytes(),
         compression=dataclasses.replace(
@@ -45,9 +45,7 @@ def toy(name: str, text: Path) -> Recipe:
             budget_bytes=1_000_000,
             passthrough_elements=64,
         ),
-        evaluation=dataclasses.replace(
-            small(recipe.evaluation), prompts=("",), sample_tokens=4, coloured_bytes=64
-        ),
+        evaluation=dataclasses.replace(recipe.evaluation, prompts=("",), sample_tokens=4, coloured_bytes=64),
     )
 
 
