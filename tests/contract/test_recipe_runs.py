@@ -45,7 +45,6 @@ def toy(name: str, text: Path) -> Recipe:
             budget_bytes=1_000_000,
             passthrough_elements=64,
         ),
-        evaluation=dataclasses.replace(recipe.evaluation, prompts=("",), sample_tokens=4, coloured_bytes=64),
     )
 
 
