@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from bytegolf.kernels.deterministic import deterministic_algorithms
 
@@ -49,6 +48,9 @@ def varlen_attention(
     q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, *, segments: Segments, window: int | None
 ) -> Tensor:
     """See `bytegolf.kernels.attention.attend`; 16-bit tensors on a CUDA GPU."""
+    # Its module loads torch's compiler, two seconds that whoever is on a CPU need not wait.
+    from torch.nn.attention.varlen import varlen_attn
+
     rows, length = q_BTHK.shape[:2]
     q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
     left = -1 if window is None else window
