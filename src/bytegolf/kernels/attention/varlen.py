@@ -14,6 +14,11 @@ from torch import Tensor
 
 from bytegolf.kernels.deterministic import deterministic_algorithms
 
+# Its module loads torch's compiler, two seconds that nobody need wait whose torch is for CPUs alone.
+# Not within the function, which is compiled.
+if torch.version.cuda is not None:
+    from torch.nn.attention.varlen import varlen_attn
+
 _NEW_INTERFACE = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 12)
 
 
@@ -48,9 +53,6 @@ def varlen_attention(
     q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, *, segments: Segments, window: int | None
 ) -> Tensor:
     """See `bytegolf.kernels.attention.attend`; 16-bit tensors on a CUDA GPU."""
-    # Its module loads torch's compiler, two seconds that whoever is on a CPU need not wait.
-    from torch.nn.attention.varlen import varlen_attn
-
     rows, length = q_BTHK.shape[:2]
     q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
     left = -1 if window is None else window
