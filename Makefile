@@ -11,9 +11,10 @@ run:
 	@$(ENVIRONMENT) run
 	$(BIN)/bytegolf train pocket --text kjv
 
-# One thread a worker: two workers with a thread pool each would fight for the cores.
+# One thread a worker: two workers with a thread pool each would fight for the cores. Bytecode is kept, also
+# where the environment says otherwise: the tests start Python some sixty times.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """What the documents claim: links, commands, paths, names, figures and code are those of this repository."""
 
 import ast
+import functools
 import importlib
 import itertools
 import json
@@ -206,14 +207,17 @@ def takes(draft: Draft, path: str) -> bool:
         return False
 
 
+@functools.cache
+def drafts() -> list[Draft]:
+    return [*map(Draft.blank, COMMANDS.values()), *(Draft.of(find_recipe(name)) for name in built_in())]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "benchmarks" not in page.parts])
 def test_options_in_the_text_exist(page: Path) -> None:
-    drafts = [Draft.blank(kind) for kind in COMMANDS.values()]
-    drafts += [Draft.of(find_recipe(name)) for name in built_in()]
     shown = {span.split()[0].removeprefix("--") for span in spans(page) if re.match(r"--[a-z]", span)}
     if "train_gpt.py" in prose(page):
         shown -= set(re.findall(r"--(\w+)", launcher.command_line().format_help()))
-    assert [path for path in shown if not any(takes(draft, path) for draft in drafts)] == []
+    assert [path for path in shown if not any(takes(draft, path) for draft in drafts())] == []
 
 
 # Paths and names
@@ -244,7 +248,7 @@ def missing_names(page: Path) -> list[str]:
                 missing.append(plain)
         elif re.fullmatch(r"[A-Z][A-Za-z0-9]*\.[a-z_]+", plain):
             name, _, member = plain.partition(".")
-            if member not in CLASSES.get(name, set()):
+            if member not in members().get(name, set()):
                 missing.append(plain)
     return missing
 
@@ -257,6 +261,7 @@ def has_dotted_name(name: str) -> bool:
     return True
 
 
+@functools.cache
 def members() -> dict[str, set[str]]:
     """The fields, methods and attributes of every class in the package."""
     found: dict[str, set[str]] = {}
@@ -270,9 +275,6 @@ def members() -> dict[str, set[str]]:
                     elif isinstance(inner, ast.Name | ast.Attribute) and isinstance(inner.ctx, ast.Store):
                         names.add(inner.id if isinstance(inner, ast.Name) else inner.attr)
     return found
-
-
-CLASSES = members()
 
 
 @EVERY_PAGE

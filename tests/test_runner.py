@@ -2,9 +2,11 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +135,6 @@ def test_training_saw_the_grids_that_were_stored(finished: Path) -> None:
 
 def test_a_run_goes_on_from_its_checkpoint_stages_included(text: Path, tmp_path: Path) -> None:
     recipe = toy(text)
-    run(recipe, tmp_path / "whole", device="cpu")
     # A budget of tokens ends this one after 8 of its 12 steps, and after its quantization-aware stage began.
     budget = Budget(steps=12, tokens=8 * 32 * 8)
     run(replace(recipe, training=replace(recipe.training, budget=budget)), tmp_path / "half", device="cpu")
@@ -170,10 +171,11 @@ def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(text: Path, tmp_path
         run(recipe, tmp_path / "run", device="cpu")
 
 
-def test_a_checkpoint_can_be_compressed_again_under_another_plan(text: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_compressed_again_under_another_plan(
+    finished: Path, text: Path, tmp_path: Path
+) -> None:
     recipe = toy(text)
-    folder = tmp_path / "run"
-    run(recipe, folder, device="cpu")
+    folder = shutil.copytree(finished, tmp_path / "run")
     metrics = (folder / "metrics.jsonl").read_bytes()
     plan = FixedBits(Grid(3, StandardDeviations(4.0)))
     again = replace(recipe, compression=Compression(plan=plan, passthrough_elements=512))
@@ -191,17 +193,39 @@ def test_what_is_no_run_folder_is_said_so(tmp_path: Path) -> None:
         saved_recipe(tmp_path)
 
 
-def trained_twice(recipe: Recipe, folder: Path) -> tuple[Path, Path]:
-    """The folders of one run in two processes and of one in a single process."""
-    folder.mkdir(exist_ok=True)
-    path = folder / "toy.json"
-    path.write_text(json.dumps(to_json(recipe)))
+#: As `python -m bytegolf train` does it, one recipe after the other: a process takes seconds to begin.
+EACH = """
+import runpy, sys
+for folder in sys.argv[1:]:
+    sys.argv = ["bytegolf", "train", f"{folder}/toy.json", "--folder", f"{folder}/run"]
+    try:
+        runpy.run_module("bytegolf", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def trained_twice(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Of each recipe the folders of one run in two processes and of one in a single process."""
+    recipe = toy(text, steps=3)
+    # First no weights are rounded in training: there a last bit can decide for a whole step of the grid.
+    recipes = {
+        "as they are": with_fixed_grids(recipe, aware_from=None),
+        "rounded": with_fixed_grids(recipe, aware_from=0.5),
+    }
+    folders = {name: tmp_path_factory.mktemp("twice") for name in recipes}
+    for name, folder in folders.items():
+        (folder / "toy.json").write_text(json.dumps(to_json(recipes[name])))
+    script = tmp_path_factory.mktemp("script") / "each.py"
+    script.write_text(EACH)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "bytegolf", "train", str(path), "--folder", str(folder / "run")]
+    command += [str(script), *map(str, folders.values())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    run(recipe, folder / "alone", device="cpu")
-    return folder / "run", folder / "alone"
+    for name, folder in folders.items():
+        run(recipes[name], folder / "alone", device="cpu")
+    return {name: (folder / "run", folder / "alone") for name, folder in folders.items()}
 
 
 def losses_and_norms(folder: Path) -> tuple[list[float], list[float]]:
@@ -216,9 +240,8 @@ def with_fixed_grids(recipe: Recipe, *, aware_from: float | None) -> Recipe:
     return replace(recipe, compression=fixed)
 
 
-def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> None:
-    # No weights are rounded in training: there a last bit can decide for a whole step of the grid.
-    runs = trained_twice(with_fixed_grids(toy(text, steps=3), aware_from=None), tmp_path)
+def test_two_processes_train_through_torchrun(trained_twice: dict[str, tuple[Path, Path]]) -> None:
+    runs = trained_twice["as they are"]
     result = json.loads((runs[0] / "result.json").read_text())
     assert result["training"]["steps"] == 3
     for here, there in zip(*map(losses_and_norms, runs), strict=True):
@@ -228,8 +251,10 @@ def test_two_processes_train_through_torchrun(text: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_round_their_weights_from_the_same_step(text: Path, tmp_path: Path) -> None:
-    runs = trained_twice(with_fixed_grids(toy(text, steps=3), aware_from=0.5), tmp_path)
+def test_two_processes_round_their_weights_from_the_same_step(
+    trained_twice: dict[str, tuple[Path, Path]],
+) -> None:
+    runs = trained_twice["rounded"]
     assert [event["step"] for event in read_run(runs[0]).events("stage")] == [2]
     # Two steps are those of one process; the third is the first with rounded weights.
     for here, there in zip(*map(losses_and_norms, runs), strict=True):
@@ -250,7 +275,7 @@ def test_sigterm_saves_and_resume_goes_on(text: Path, tmp_path: Path) -> None:
     )
     metrics = folder / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and len(metrics.read_bytes()) > 2000):
-        pass
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -17,7 +17,6 @@ from bytegolf.evaluation.windows import Chunked
 from bytegolf.files import write_json
 from bytegolf.model.spec import LanguageModel
 from bytegolf.recipe import Recipe
-from bytegolf.report.page import write_report
 from bytegolf.running.edges import edge_measurement, edges_in_words, newest_edges
 from bytegolf.running.environment import describe_environment, seconds_since_start
 from bytegolf.running.export import export
@@ -225,6 +224,9 @@ def finish(trained: Trained, folder: Path, device: torch.device, display: Displa
         result.summary["edges"] = edges
     write_json(folder / "result.json", result.summary)
     write_json(folder / "coloured.json", result.coloured)
+    # Only here: what draws takes half a second to import, which other uses of this module need not wait.
+    from bytegolf.report.page import write_report
+
     report = write_report(folder)
     return result.summary | {"report": str(report)}
 

@@ -29,7 +29,7 @@ from bytegolf.training.budget import Budget
 from bytegolf.training.spec import Training
 from bytegolf.tree import to_json
 
-TEXT = b"It was the best of times, it was the worst of times. \xff\x00" * 12
+TEXT = b"It was the best of times, it was the worst of times. \xff\x00" * 5
 
 
 def write_tiny(path: Path, *, seed: int = 0, adapt: bool = False) -> None:
@@ -39,10 +39,10 @@ def write_tiny(path: Path, *, seed: int = 0, adapt: bool = False) -> None:
         name="tiny",
         tokens=Bytes(),
         model=Model(width=16, layers=(layer,) * 2, vocabulary=tokenizer.vocabulary),
-        training=Training(Budget(steps=6), rows=4, length=32, precision="float32"),
+        training=Training(Budget(steps=6), rows=4, length=16, precision="float32"),
         evaluation=Evaluation(
-            plans=(Chunked(32),),
-            adaptation=ScoreFirstSgd(chunk=300, length=32, rows=4, learning_rate=0.1) if adapt else None,
+            plans=(Chunked(16),),
+            adaptation=ScoreFirstSgd(chunk=100, length=16, rows=4, learning_rate=0.1) if adapt else None,
         ),
     )
     torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-@pytest.mark.parametrize("extra", [[], ["--adapt"], ["--streams", "1", "--length", "16", "--stride", "16"]])
+@pytest.mark.parametrize("extra", [[], ["--adapt"], ["--streams", "1", "--length", "8", "--stride", "8"]])
 def test_a_file_comes_back_in_a_fresh_process(
     here: Path, tmp_path: Path, extra: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

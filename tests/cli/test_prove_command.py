@@ -66,8 +66,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the run, to be changed."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    """A copy of the run, to be changed; without its report, which each certificate would be drawn into."""
+    return Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
 
 
 def prove(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
@@ -84,7 +84,10 @@ def sentence(certificate: dict[str, Any], condition: str) -> str:
     return next(row["sentence"] for row in certificate["verdicts"] if row["condition"] == condition)
 
 
-def test_a_finished_run_is_proved_by_its_path_alone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_proved_by_its_path_alone(
+    finished: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(finished / "report.html", copied / "report.html")
     code, certificate = prove(copied)
     shown = capsys.readouterr().out
     assert (code, certificate["outcome"]) == (0, "pass"), certificate["verdicts"]
@@ -192,7 +195,7 @@ def test_a_match_model_is_scored_proved_and_packed(
     contents = read_artifact(path)
     contents.recipe["evaluation"]["adaptation"] = to_json(MatchModel(learner))
     write_artifact(path, contents)
-    text.write_text("Some words that come again. " * 40)
+    text.write_text("Some words that come again. " * 16)
     words = ["evaluate", str(path), "--text", str(text), "--device", "cpu", "--json"]
     scores = []
     for more in ([], ["--adapt"]):

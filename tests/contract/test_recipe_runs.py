@@ -34,9 +34,9 @@ def _fewer_choices(plan: FixedBits | FitBytes) -> FixedBits | FitBytes:
 
 
 def toy(name: str, text: Path) -> Recipe:
-    recipe = importlib.import_module(f"bytegolf.recipes.{name}").RECIPE
+    recipe = small(importlib.import_module(f"bytegolf.recipes.{name}").RECIPE)
     return dataclasses.replace(
-        small(recipe),
+        recipe,
         text=Text(sources=(str(text),)),
         tokens=Bytes(),
         compression=dataclasses.replace(
@@ -44,9 +44,6 @@ def toy(name: str, text: Path) -> Recipe:
             plan=_fewer_choices(recipe.compression.plan),
             budget_bytes=1_000_000,
             passthrough_elements=64,
-        ),
-        evaluation=dataclasses.replace(
-            small(recipe.evaluation), prompts=("",), sample_tokens=4, coloured_bytes=64
         ),
     )
 

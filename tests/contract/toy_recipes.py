@@ -13,6 +13,7 @@ from bytegolf.model.embedding import FactoredEmbedding
 from bytegolf.model.mlp import SquaredMlp, SwiGlu, XieluMlp
 from bytegolf.model.spec import Model
 from bytegolf.model.value_embedding import ValueEmbedding
+from bytegolf.recipe import Evaluation
 from bytegolf.training.budget import Budget
 from bytegolf.training.spec import Training
 
@@ -42,6 +43,7 @@ SMALL: dict[type, dict[str, Any]] = {
     Phases: {"prefix": 2, "count": 1},
     Gptq: {"batches": 1, "rows": 2},
     ScoreFirstSgd: {"chunk": 256, "length": 32, "rows": 4},
+    Evaluation: {"prompts": ("",), "sample_tokens": 4, "coloured_bytes": 64},
 }
 
 

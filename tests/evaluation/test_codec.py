@@ -51,7 +51,7 @@ MODEL = network(BYTES.vocabulary)
 def round_trip(
     data: bytes,
     *,
-    streams: int | None = 3,
+    streams: int | None = 11,
     plan: Sliding = PLAN,
     model: LanguageModel = MODEL,
     tokenizer: Tokenizer = BYTES,
@@ -89,7 +89,7 @@ def test_pieces_come_back_too(casing: Casing) -> None:
 
 def test_the_size_is_the_ledger_of_its_session() -> None:
     data = np.random.default_rng(0).integers(0, 256, 12_000, dtype=np.uint8).tobytes()
-    report = round_trip(data, streams=40, plan=Sliding(32, 32))
+    report = round_trip(data, streams=100, plan=Sliding(32, 32))
     assert report.ledger.tokens == report.ledger.total_bytes == len(data)
     ledger_bytes = report.ledger.total_nats / np.log(2) / 8
     size = len(packed_to_bytes(report.packed))
@@ -97,7 +97,7 @@ def test_the_size_is_the_ledger_of_its_session() -> None:
 
 
 def test_token_by_token_scores_are_those_of_whole_windows() -> None:
-    report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3)
+    report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=11)
     parallel = parallel_ledger(MODEL, BYTES, report.ids, report.packed.layout)
     assert parallel.counted.tolist() == report.ledger.counted.tolist()
     counted = parallel.counted
@@ -106,8 +106,8 @@ def test_token_by_token_scores_are_those_of_whole_windows() -> None:
 
 
 def test_more_streams_see_other_contexts() -> None:
-    layouts = {n: pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=n).packed.layout for n in (4, 50)}
-    few, many = (parallel_ledger(MODEL, BYTES, BYTES.encode(TEXT), layouts[n]) for n in (4, 50))
+    layouts = {n: pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=n).packed.layout for n in (12, 50)}
+    few, many = (parallel_ledger(MODEL, BYTES, BYTES.encode(TEXT), layouts[n]) for n in (12, 50))
     assert few.tokens == many.tokens
     assert few.total_nats != many.total_nats
 
@@ -128,10 +128,10 @@ ADAPTATION = ScoreFirstSgd(chunk=200, length=16, rows=4, epochs=2, learning_rate
 
 def test_a_learning_model_is_followed_by_its_decoder() -> None:
     before = [parameter.clone() for parameter in MODEL.parameters()]
-    report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3, adaptation=ADAPTATION)
+    report = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=11, adaptation=ADAPTATION)
     assert unpack(MODEL, BYTES, report.packed, DIGEST, adaptation=ADAPTATION) == TEXT
     assert all(torch.equal(a, b) for a, b in zip(before, MODEL.parameters(), strict=True))
-    fixed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3)
+    fixed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=11)
     # Such a repetitive text is learned quickly.
     assert report.ledger.total_nats < 0.9 * fixed.ledger.total_nats
     parallel = parallel_ledger(MODEL, BYTES, report.ids, report.packed.layout, adaptation=ADAPTATION)
@@ -152,7 +152,7 @@ def test_coding_and_scoring_learn_after_the_same_windows() -> None:
 
 
 def test_a_decoder_that_learns_otherwise_is_noticed() -> None:
-    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=3, adaptation=ADAPTATION).packed
+    packed = pack(MODEL, BYTES, TEXT, DIGEST, PLAN, streams=11, adaptation=ADAPTATION).packed
     with pytest.raises(PackedError, match="do not come out as they went in"):
         unpack(MODEL, BYTES, packed, DIGEST, adaptation=replace(ADAPTATION, learning_rate=0.04))
 
@@ -206,11 +206,10 @@ def test_a_flipped_byte_is_noticed(place: float, flip: int) -> None:
 
 @pytest.mark.parametrize("keep", [0, 3, 20, 40, -9, -1])
 def test_a_file_cut_short_is_refused(keep: int) -> None:
-    data = packed_to_bytes(pack(MODEL, BYTES, TEXT[:300], DIGEST, PLAN).packed)
     with pytest.raises(PackedError):
-        read_packed(data[:keep])
+        read_packed(SHORT[:keep])
     with pytest.raises(PackedError, match="bytes follow the last block"):
-        read_packed(data + b"x")
+        read_packed(SHORT + b"x")
 
 
 def test_claims_beyond_the_file_are_refused() -> None:

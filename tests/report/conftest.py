@@ -143,6 +143,19 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def untouched_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For tests that change nothing."""
+    return write_run(tmp_path_factory.mktemp("untouched") / "run-1")
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run-1")
+
+
+@pytest.fixture
+def undrawn_folder(run_folder: Path) -> Path:
+    """Without what curves are drawn from, which takes longer than all the rest."""
+    (run_folder / "metrics.jsonl").unlink()
+    return run_folder

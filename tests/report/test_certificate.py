@@ -33,8 +33,8 @@ def page(folder: Path, data: Any = None) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
-def test_every_verdict_is_shown_with_what_was_found(run_folder: Path) -> None:
-    shown = page(run_folder, certificate())
+def test_every_verdict_is_shown_with_what_was_found(undrawn_folder: Path) -> None:
+    shown = page(undrawn_folder, certificate())
     for part in (
         'id="proof"',
         "72 places &lt;changed&gt;.",
@@ -50,25 +50,25 @@ def test_every_verdict_is_shown_with_what_was_found(run_folder: Path) -> None:
     assert HINT not in shown
 
 
-def test_a_certificate_of_another_artifact_is_said_to_be_one(run_folder: Path) -> None:
-    assert "about another artifact" in page(run_folder, certificate("00" * 32))
+def test_a_certificate_of_another_artifact_is_said_to_be_one(undrawn_folder: Path) -> None:
+    assert "about another artifact" in page(undrawn_folder, certificate("00" * 32))
 
 
-def test_without_a_certificate_the_page_says_how_to_get_one(run_folder: Path) -> None:
-    shown = page(run_folder)
+def test_without_a_certificate_the_page_says_how_to_get_one(undrawn_folder: Path) -> None:
+    shown = page(undrawn_folder)
     assert 'id="proof"' not in shown
     assert shown.count(HINT) == 1
 
 
 @pytest.mark.parametrize("data", [[], 3, {"verdicts": 4}, {"verdicts": [1, "two"], "score": []}])
-def test_a_certificate_of_another_shape_leaves_the_page_whole(run_folder: Path, data: Any) -> None:
-    shown = page(run_folder, data)
+def test_a_certificate_of_another_shape_leaves_the_page_whole(undrawn_folder: Path, data: Any) -> None:
+    shown = page(undrawn_folder, data)
     assert 'id="proof"' not in shown
     assert shown.rstrip().endswith("</html>")
 
 
-def test_a_hostile_verdict_is_text(run_folder: Path) -> None:
+def test_a_hostile_verdict_is_text(undrawn_folder: Path) -> None:
     hostile = {"verdicts": [{"outcome": ["<script>"], "sentence": "<script>"}], "bound_to": "x"}
-    shown = page(run_folder, hostile)
+    shown = page(undrawn_folder, hostile)
     assert "<script>" not in shown
     assert "&lt;script&gt;" in shown

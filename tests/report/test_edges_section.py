@@ -75,6 +75,6 @@ def test_a_run_without_friction_has_no_such_section(run_folder: Path) -> None:
         {"step": [1], "layers": [{}], "overall": {"tile_skip": [], "edge_sparsity": "<b>"}},
     ],
 )
-def test_lines_of_another_shape_still_make_a_page(run_folder: Path, broken: dict[str, Any]) -> None:
-    section(run_folder, {"event": "edges", **broken})
-    section(run_folder, line(400, 10), {"event": "edges", "step": 401, **broken})
+def test_lines_of_another_shape_still_make_a_page(tmp_path: Path, broken: dict[str, Any]) -> None:
+    section(tmp_path, {"event": "edges", **broken})
+    section(tmp_path, line(400, 10), {"event": "edges", "step": 401, **broken})

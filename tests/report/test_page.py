@@ -58,6 +58,12 @@ def report(folder: Path) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def page(untouched_folder: Path) -> str:
+    """The report of the run as it is."""
+    return report(untouched_folder)
+
+
 def replace(folder: Path, name: str, **changes: Any) -> None:
     path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -67,8 +73,8 @@ def test_the_report_stands_beside_the_run(run_folder: Path) -> None:
     assert write_report(run_folder) == run_folder / "report.html"
 
 
-def test_a_finished_run_shows_its_figures_and_every_section(run_folder: Path) -> None:
-    parsed = outline(report(run_folder))
+def test_a_finished_run_shows_its_figures_and_every_section(page: str) -> None:
+    parsed = outline(page)
     text = " ".join(parsed.text)
     for shown in ("1.3821", "802,618", "80.3", "3.28", "2.21", "1,000,000", "197,382 free", "26.5", "seed 7"):
         assert shown in text, shown
@@ -77,13 +83,11 @@ def test_a_finished_run_shows_its_figures_and_every_section(run_folder: Path) ->
     assert " ".join(str(section) for section in sections) == expected
 
 
-def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
-    first = write_report(run_folder).read_bytes()
-    assert write_report(run_folder).read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(run_folder: Path, page: str) -> None:
+    assert write_report(run_folder).read_bytes() == page.encode()
 
 
-def test_the_page_needs_neither_network_nor_script(run_folder: Path) -> None:
-    page = report(run_folder)
+def test_the_page_needs_neither_network_nor_script(page: str) -> None:
     assert re.findall(r"https?:|//[a-z]|@import|<script|\son[a-z]+=", page) == []
     parsed = outline(page)
     assert not {tag for tag, _ in parsed.tags} & {"script", "iframe", "img", "object", "embed", "form"}
@@ -91,8 +95,7 @@ def test_the_page_needs_neither_network_nor_script(run_folder: Path) -> None:
     assert "default-src 'none'" in page
 
 
-def test_ids_are_unique_and_every_link_and_reference_has_its_target(run_folder: Path) -> None:
-    page = report(run_folder)
+def test_ids_are_unique_and_every_link_and_reference_has_its_target(page: str) -> None:
     parsed = outline(page)
     assert len(parsed.ids) == len(set(parsed.ids))
     targets = set(re.findall(r'(?:href="#|url\(#|labelledby=")([^")]+)', page))
@@ -100,14 +103,14 @@ def test_ids_are_unique_and_every_link_and_reference_has_its_target(run_folder: 
     assert targets <= set(parsed.ids)
 
 
-def test_headings_never_skip_a_level(run_folder: Path) -> None:
-    headings = outline(report(run_folder)).headings
+def test_headings_never_skip_a_level(page: str) -> None:
+    headings = outline(page).headings
     assert headings[0] == "h1"
     assert set(headings[1:]) == {"h2"}
 
 
-def test_every_picture_has_words_for_those_who_do_not_see_it(run_folder: Path) -> None:
-    pictures = [attributes for tag, attributes in outline(report(run_folder)).tags if tag == "svg"]
+def test_every_picture_has_words_for_those_who_do_not_see_it(page: str) -> None:
+    pictures = [attributes for tag, attributes in outline(page).tags if tag == "svg"]
     assert len(pictures) == 6
     assert all(picture.get("role") == "img" and picture.get("aria-label") for picture in pictures)
 
@@ -131,11 +134,10 @@ def test_an_unfinished_run_says_how_far_it_is(run_folder: Path) -> None:
     assert "latest validation" in text
 
 
-def test_a_line_cut_short_by_a_kill_is_passed_over(run_folder: Path) -> None:
+def test_a_line_cut_short_by_a_kill_is_passed_over(run_folder: Path, page: str) -> None:
     path = run_folder / "metrics.jsonl"
-    whole = report(run_folder)
     path.write_bytes(path.read_bytes() + b'{"event":"train","step":40')
-    assert report(run_folder) == whole
+    assert report(run_folder) == page
 
 
 def test_a_damaged_line_is_named(run_folder: Path) -> None:
@@ -159,27 +161,27 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, name: str) -> None:
         write_report(tmp_path / name)
 
 
-def test_an_artifact_over_its_budget_is_told(run_folder: Path) -> None:
-    artifact = json.loads((run_folder / "result.json").read_text())["artifact"]
-    replace(run_folder, "result.json", artifact={**artifact, "budget_bytes": 700_000})
-    text = " ".join(outline(report(run_folder)).text)
+def test_an_artifact_over_its_budget_is_told(undrawn_folder: Path) -> None:
+    artifact = json.loads((undrawn_folder / "result.json").read_text())["artifact"]
+    replace(undrawn_folder, "result.json", artifact={**artifact, "budget_bytes": 700_000})
+    text = " ".join(outline(report(undrawn_folder)).text)
     assert "over budget" in text
     assert "102,618 over" in text
 
 
-def test_a_worse_score_than_the_compressors_is_told(run_folder: Path) -> None:
+def test_a_worse_score_than_the_compressors_is_told(undrawn_folder: Path) -> None:
     replace(
-        run_folder,
+        undrawn_folder,
         "result.json",
         scores=[{"model": "artifact", "plan": "p", "bits_per_byte": 4, "bytes": 350_112}],
     )
-    assert "more than with" in " ".join(outline(report(run_folder)).text)
+    assert "more than with" in " ".join(outline(report(undrawn_folder)).text)
 
 
-def test_an_absent_compressor_is_named(run_folder: Path) -> None:
+def test_an_absent_compressor_is_named(undrawn_folder: Path) -> None:
     rows = [{"name": "zstd 22 (unavailable)", "bytes": None, "bits_per_byte": None}]
-    replace(run_folder, "result.json", baselines=rows)
-    assert "Not measured: zstd 22 (unavailable)." in "".join(outline(report(run_folder)).text)
+    replace(undrawn_folder, "result.json", baselines=rows)
+    assert "Not measured: zstd 22 (unavailable)." in "".join(outline(report(undrawn_folder)).text)
 
 
 HOSTILE = '</style></script><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -195,8 +197,8 @@ def poison(data: Any) -> Any:
     return HOSTILE if isinstance(data, str) else data
 
 
-def test_hostile_text_stays_text(run_folder: Path) -> None:
-    expected = sorted({tag for tag, _ in outline(report(run_folder)).tags})
+def test_hostile_text_stays_text(run_folder: Path, page: str) -> None:
+    expected = sorted({tag for tag, _ in outline(page).tags})
     for name in ("recipe", "environment", "result"):
         path = run_folder / f"{name}.json"
         path.write_text(json.dumps(poison(json.loads(path.read_text()))))
@@ -206,12 +208,12 @@ def test_hostile_text_stays_text(run_folder: Path) -> None:
     (run_folder / "coloured.json").write_text(json.dumps(documents))
     with (run_folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"event": "stage", "step": 1, "seconds": 1.0, "name": HOSTILE}) + "\n")
-    page = report(run_folder)
-    parsed = outline(page)
+    poisoned = report(run_folder)
+    parsed = outline(poisoned)
     assert sorted({tag for tag, _ in parsed.tags}) == expected
     assert not [key for _, attributes in parsed.tags for key in attributes if key.startswith("on")]
     assert "<script>alert(1)</script>" in "".join(parsed.text)
-    assert "\0" not in page
+    assert "\0" not in poisoned
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bytegolf.errors import ShardError
 from bytegolf.text.documents import Document
+from bytegolf.tokens import tokenizing
 from bytegolf.tokens.shard_files import HEADER_BYTES, map_shard
 from bytegolf.tokens.shards import open_prepared, prepare
 from bytegolf.tokens.store import TokenStore
@@ -79,14 +80,16 @@ def test_reading_crosses_shard_borders(tmp_path_factory, shard_tokens, data):
     assert texts_of(store) == [document.text for document in TRAINING[:8]]
 
 
-def test_several_processes_write_the_same_shards(tmp_path):
+def test_several_processes_write_the_same_shards(tmp_path, monkeypatch):
+    # Of many chunks, or one process would get them all.
+    monkeypatch.setattr(tokenizing, "_CHUNK_CHARACTERS", 20_000)
     tokenizer = train_sentencepiece(TRAINING, 290)
-    long = [Document(document.text * 3000, document.id) for document in TRAINING]
+    long = [Document(document.text * 150, document.id) for document in TRAINING]
     hashes = [
         [
             shard["sha256"]
             for shard in prepare_in(
-                tmp_path / str(n), training=long, tokenizer=tokenizer, processes=n, shard_tokens=200_000
+                tmp_path / str(n), training=long, tokenizer=tokenizer, processes=n, shard_tokens=10_000
             ).manifest["shards"]
         ]
         for n in (1, 2)

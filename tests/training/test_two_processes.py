@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,18 @@ def interrupted_elsewhere(ranks: Ranks, folder: Path, *, ahead: bool = False) ->
     return toy.step
 
 
+def met_again(ranks: Ranks) -> list[str]:
+    """What the lead says in each of three groups; it leaves every one after the other rank has left."""
+    heard = []
+    for number in range(3):
+        heard.append(ranks.from_lead(f"group {number}" if ranks.leads else ""))
+        if ranks.leads:
+            time.sleep(0.5)
+        ranks.stop()
+        ranks = Ranks.start("cpu")
+    return heard
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks.start("cpu")
@@ -101,6 +114,7 @@ def main(folder: Path) -> None:
         "signal ahead": interrupted_elsewhere(ranks, folder / "signal ahead", ahead=True),
         "gathered": ranks.gather(torch.full((2, 3), float(ranks.rank)).bfloat16()),
         "agreed": ranks.lead_and_any(10.0 - ranks.rank, ranks.rank == 1),
+        "heard": met_again(ranks),
     }
     torch.save(result, folder / f"rank-{ranks.rank}.pt")
     ranks.stop()
@@ -192,3 +206,7 @@ def test_one_process_exchanges_nothing() -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+def test_groups_follow_each_other_in_one_process(both: list[dict[str, Any]]) -> None:
+    assert [rank["heard"] for rank in both] == [["group 0", "group 1", "group 2"]] * 2

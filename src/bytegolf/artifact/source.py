@@ -10,7 +10,7 @@ import ast
 import bz2
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 #: What unpacks, evaluates and trains; its imports are all that a submission needs.
@@ -22,6 +22,8 @@ _PACKAGE = __name__.split(".", maxsplit=1)[0]
 _FOLDER = Path(__file__).parents[1]
 #: Files that are no modules but are read by them.
 _DATA = ("*.css",)
+#: Where in a statement, a handler of exceptions or a case of a match other statements stand.
+_PARTS = ("body", "handlers", "orelse", "finalbody", "cases")
 _PLACE = "SOURCES = ''\n"
 #: Escapes that a byte needs to stand in a Python string: those that end it, its line, or the text.
 _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\0": "\\x00"}
@@ -62,9 +64,8 @@ def files(roots: tuple[str, ...] = (SUBMISSION,)) -> dict[str, str]:
     return found | {_path(path): path.read_text("utf-8") for path in data}
 
 
-@functools.cache
 def _text(name: str) -> str:
-    return stripped(_file(name).read_text("utf-8"))
+    return _read(name)[0]
 
 
 def _path(file: Path) -> str:
@@ -92,14 +93,17 @@ def import_closure(roots: tuple[str, ...]) -> list[str]:
         if name in found:
             continue
         found.add(name)
-        waiting.extend(_imports(name))
+        waiting.extend(_read(name)[1])
     return sorted(found)
 
 
 def stripped(source: str) -> str:
     """The module without comments and docstrings, in the layout of `ast.unparse`."""
-    parsed = ast.parse(source)
-    for node in ast.walk(parsed):
+    return _without_words(ast.parse(source))
+
+
+def _without_words(parsed: ast.Module) -> str:
+    for node in (parsed, *_statements(parsed)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if (
@@ -110,7 +114,16 @@ def stripped(source: str) -> str:
                 node.body = node.body[1:]
                 if not node.body and not isinstance(node, ast.Module):
                     node.body = [ast.Pass()]
-    return ast.unparse(ast.fix_missing_locations(parsed))
+    return ast.unparse(parsed)
+
+
+def _statements(node: ast.AST, stops: Callable[[ast.AST], bool] = lambda node: False) -> Iterator[ast.AST]:
+    """All statements under `node` but those that are stops or below one. Expressions hold none."""
+    for part in _PARTS:
+        for child in getattr(node, part, ()):
+            if not stops(child):
+                yield child
+                yield from _statements(child, stops)
 
 
 def _expanded(root: str) -> list[str]:
@@ -132,22 +145,30 @@ def _file(name: str) -> Path:
 
 
 def _running(node: ast.AST, *, functions: bool) -> Iterator[ast.AST]:
-    """All nodes under `node` but the bodies of `if TYPE_CHECKING` and, unless asked for, of functions."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        if functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield child
-            yield from _running(child, functions=functions)
+    """All statements under `node` but those of `if TYPE_CHECKING` and, unless asked for, of functions."""
+
+    def stops(child: ast.AST) -> bool:
+        if isinstance(child, ast.If):
+            return "TYPE_CHECKING" in ast.unparse(child.test)
+        return not functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+
+    return _statements(node, stops)
 
 
 @functools.cache
-def _imports(name: str) -> frozenset[str]:
+def _read(name: str) -> tuple[str, frozenset[str]]:
+    """What ships of a module, and what it imports of this package."""
+    parsed = ast.parse(_file(name).read_text("utf-8"))
+    imports = _imports(name, parsed)
+    return _without_words(parsed), imports
+
+
+def _imports(name: str, parsed: ast.Module) -> frozenset[str]:
     """Modules of the package that importing `name` runs: those it names, and the packages around them."""
     file = _file(name)
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     named: set[str] = {name}
-    for node in _running(ast.parse(file.read_text("utf-8")), functions=file.name != "__init__.py"):
+    for node in _running(parsed, functions=file.name != "__init__.py"):
         if isinstance(node, ast.Import):
             named.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -27,7 +27,6 @@ from bytegolf.cli.sweep import sweep
 from bytegolf.doctor import diagnose, print_diagnosis
 from bytegolf.errors import RecipeError
 from bytegolf.recipe import Recipe
-from bytegolf.report.page import write_report
 from bytegolf.runner import compress_run, free_folder, run, saved_recipe
 from bytegolf.running.outcome import evaluate_artifact
 from bytegolf.running.progress import Display
@@ -206,6 +205,8 @@ def doctor(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """`bytegolf report FOLDER`"""
+    from bytegolf.report.page import write_report  # draws, which takes half a second to import
+
     options: Report = read_command("report", Report, words)
     print(write_report(Path(options.folder)))
     return 0

@@ -16,7 +16,6 @@ from bytegolf.evaluation.core.reader import ModelReader, Reader
 from bytegolf.evaluation.core.record import Record, Watch, evaluate, settings_of
 from bytegolf.evaluation.core.results import CoreResult, contamination
 from bytegolf.evaluation.core.tasks import Task, tasks_named
-from bytegolf.report.core_page import write_core_page
 from bytegolf.running.progress import Display
 from bytegolf.serving.artifact import artifact_in, open_artifact
 from bytegolf.training.ranks import chosen_device
@@ -39,6 +38,8 @@ def core(words: Sequence[str]) -> int:
         record = Record(folder, settings_of(reader, bundle, tasks, options.max_per_task))
         result = evaluate(reader, bundle, tasks, record, options.max_per_task, _watch(tasks, display))
     _print(console, result, bundle)
+    from bytegolf.report.core_page import write_core_page  # draws, which takes half a second to import
+
     console.print(f"\nreport  {write_core_page(folder)}", highlight=False, soft_wrap=True, markup=False)
     return 0
 

@@ -15,7 +15,6 @@ from bytegolf.cli.draft import Draft
 from bytegolf.cli.options import Prove
 from bytegolf.errors import RecipeError
 from bytegolf.evaluation.proof.verdict import Verdict
-from bytegolf.report.page import write_report
 from bytegolf.running.certificate import write_certificate
 from bytegolf.running.progress import Display
 from bytegolf.running.proving import Question
@@ -50,6 +49,8 @@ def prove(words: Sequence[str]) -> int:
     target = Path(options.json) if options.json else artifact.parent / "certificate.json"
     write_certificate(target, certificate)
     if target == artifact.parent / "certificate.json" and (artifact.parent / "report.html").is_file():
+        from bytegolf.report.page import write_report  # draws, which takes half a second to import
+
         write_report(artifact.parent)
     _print(console, verdicts, certificate, target)
     wrong = {"fail", "not checked"} if options.strict else {"fail"}

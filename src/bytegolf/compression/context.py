@@ -23,6 +23,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +151,7 @@ class ContextModel:
         columns = block_RC.shape[1]
         mean_R = (np.abs(block_RC).sum(axis=1) << _ROW_BITS) // columns
         level_R = _level(np.maximum(mean_R, 1)) - (_ROW_BITS + _LOWEST_OCTAVE) * _FINE
-        return np.clip((level_R + _ROW_STEP // 2) // _ROW_STEP, 0, ROW_CODES - 1)
+        return _within((level_R + _ROW_STEP // 2) // _ROW_STEP, ROW_CODES)
 
     def classes(self, facts: Sequence[Ints]) -> tuple[Classes, None]:
         """The class (R, C) of each integer in the next block; none of them changes its sign."""
@@ -168,6 +169,10 @@ class ContextModel:
     def update(self, block_RC: Ints, facts: Sequence[Ints], histogram_KS: Ints) -> None:
         """Learns from a block after it is coded. `histogram_KS` counts its integers by class."""
         self.counts_KS += histogram_KS * _COUNT
+        self.learn_sizes(block_RC, facts)
+
+    def learn_sizes(self, block_RC: Ints, facts: Sequence[Ints]) -> None:
+        """Learns from a block how large rows and columns are."""
         self.row_counts += np.bincount(facts[0], minlength=ROW_CODES) * _COUNT
         self._column_sums_C += (np.abs(block_RC) * _row_scales()[facts[0]][:, None]).sum(axis=0)
         self._rows += len(block_RC)
@@ -228,7 +233,7 @@ class ClusteredModel:
         self._signed_GC[present_P] += signed_PC
         self._signed_C += signed_PC.sum(axis=0)
         self._sizes_GC[present_P] += np.add.reduceat(np.abs(relative_RC), first_P, axis=0)
-        self._all.update(block_RC, facts[1:], np.zeros_like(self._all.counts_KS))
+        self._all.learn_sizes(block_RC, facts[1:])
 
 
 def clusters_allowed(rows: int) -> int:
@@ -240,7 +245,13 @@ def _classes(codes_R: Ints, level_RC: npt.NDArray[np.int16]) -> Classes:
     """The class (R, C) from each row's code and the levels (C,) or (R, C) of what is relative to it."""
     sum_RC = codes_R[:, None].astype(np.int16) * _ROW_STEP + level_RC
     class_RC = (sum_RC * _CLASSES_PER_OCTAVE + _FINE // 2) // _FINE
-    return np.clip(class_RC, 0, CLASSES - 1).astype(np.uint16)
+    return _within(class_RC, CLASSES).astype(np.uint16)
+
+
+def _within(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """The values, brought into 0 … count − 1."""
+    # numpy's own clip looks up what the type can hold, which takes longer than a small block.
+    return np.minimum(np.maximum(values, 0), count - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -312,5 +323,7 @@ def code_bits(ints_RC: npt.NDArray[np.int8], limit: int, clusters_R: Ints | None
 
 def _cross_entropy(observed: Ints, counts: Ints) -> float:
     """Bits of the observed symbols (…, S) under probabilities counts / sum(counts)."""
-    totals = counts.sum(axis=-1, keepdims=True)
-    return float((observed * (np.log2(totals) - np.log2(counts))).sum())
+    # Of thousands of cells, few rows of integers reach many.
+    cells = np.flatnonzero(observed)
+    totals = np.log2(counts.sum(axis=-1).reshape(-1))[cells // counts.shape[-1]]
+    return float((observed.reshape(-1)[cells] * (totals - np.log2(counts.reshape(-1)[cells]))).sum())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.model.embedding import Table
+from bytegolf.model.initialization import normal_start
 from bytegolf.model.linear import Linear
 from bytegolf.model.roles import Component, Role
 from bytegolf.model.stream import Stream
@@ -47,7 +48,7 @@ class BigramSum:
             raise RecipeError(f"deviation={self.deviation}; table and projection both at zero never learn")
 
     def build(self, width: int) -> "BigramLayer":
-        layer = BigramLayer(self, width, torch.randn(self.buckets, self.width) * self.deviation, scale=None)
+        layer = BigramLayer(self, width, normal_start(self.buckets, self.width, self.deviation), scale=None)
         torch.nn.init.zeros_(layer.projection.weight)
         return layer
 

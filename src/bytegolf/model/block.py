@@ -55,7 +55,8 @@ class Layer(Component):
         self.mlp: nn.Module = spec.mlp.build(width)
         self.mixes = input_share is not None
         if input_share is not None:
-            mix = torch.stack([torch.full((width,), input_share), torch.full((width,), 1.0 - input_share)])
+            mix = torch.full((2, width), input_share)
+            mix[1] = 1.0 - input_share
             self.residual_mix_2D = self.parameter("residual_mix_2D", mix, Role.SCALAR)
         # A tensor, not a number, which would give each layer compiled code of its own.
         scale = None if norm_scale is None else torch.tensor(norm_scale)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bytegolf.errors import RecipeError
+from bytegolf.model.initialization import normal_start
 from bytegolf.model.linear import Linear, Weight
 from bytegolf.model.roles import Role
 
@@ -72,8 +73,8 @@ class TiedEmbeddingLayer(Table):
     """`embed` gives the residual stream's input; logits are `head_input(h)` times the table plus `bias_V`."""
 
     def __init__(self, spec: TiedEmbedding, vocabulary: int, width: int) -> None:
-        start_VD = torch.randn(vocabulary, width) * spec.deviation
-        if spec.spectrum is not None:
+        start_VD = normal_start(vocabulary, width, spec.deviation)
+        if spec.spectrum is not None and not start_VD.is_meta:
             start_VD = with_spectrum(start_VD, spec.spectrum)
         super().__init__(start_VD, Role.EMBEDDING)
         self.bias_V = self.parameter("bias_V", torch.zeros(vocabulary), Role.SCALAR) if spec.bias else None
@@ -91,7 +92,7 @@ class FactoredEmbeddingLayer(Table):
     """As `TiedEmbeddingLayer`, with a table narrower than the residual stream."""
 
     def __init__(self, spec: FactoredEmbedding, vocabulary: int, width: int) -> None:
-        super().__init__(torch.randn(vocabulary, spec.inner) * spec.deviation, Role.EMBEDDING)
+        super().__init__(normal_start(vocabulary, spec.inner, spec.deviation), Role.EMBEDDING)
         self.up = Linear(spec.inner, width, Role.EMBEDDING_PROJECTION)
         self.down = Linear(width, spec.inner, Role.EMBEDDING_PROJECTION)
         self.bias_V = self.parameter("bias_V", torch.zeros(vocabulary), Role.SCALAR) if spec.bias else None

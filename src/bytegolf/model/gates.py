@@ -106,7 +106,8 @@ class HeadGate(Linear):
             )
         super().__init__(inputs, heads, Role.GATE)
         self.reads, self.most, self.scale = reads, most, scale
-        torch.nn.init.normal_(self.weight, std=deviation)
+        if not self.weight.is_meta:
+            torch.nn.init.normal_(self.weight, std=deviation)
 
     def forward(self, x: Tensor) -> Tensor:
         # The compiler wants the slice laid out as a matrix of its own.

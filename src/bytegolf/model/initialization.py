@@ -1,12 +1,19 @@
-"""Start values of a whole network that are not a single component's own."""
+"""Start values that several components share, and those of a whole network."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bytegolf.model.linear import Linear
 
 #: A side shorter than this makes no matrix worth orthogonalizing, such as a gate's.
 _LEAST_SIDE = 64
+
+
+def normal_start(rows: int, columns: int, deviation: float) -> Tensor:
+    """A matrix of normal values around zero; without values where there is no memory (the device "meta")."""
+    start = torch.empty(rows, columns)
+    # To draw none would load torch's compiler, which takes longer than to open an artifact.
+    return start if start.is_meta else start.normal_().mul_(deviation)
 
 
 @torch.no_grad()

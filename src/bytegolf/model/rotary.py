@@ -92,6 +92,8 @@ class Rotary(nn.Module):
         memory would be of another base than the next query. In place, so that compiled and recorded code
         follows.
         """
+        if self.frequencies.is_meta:
+            return
         if self.scaling is None:
             values = plain_frequencies(self.rotated, self.base)
         else:

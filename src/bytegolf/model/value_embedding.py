@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bytegolf.errors import RecipeError
 from bytegolf.model.embedding import Table
+from bytegolf.model.initialization import normal_start
 from bytegolf.model.linear import Linear
 from bytegolf.model.roles import Component, Role
 
@@ -45,7 +46,7 @@ class ValueEmbeddingLayer(Component):
 
     def __init__(self, spec: ValueEmbedding, vocabulary: int, value_width: int) -> None:
         super().__init__()
-        self.table = Table(torch.randn(vocabulary, spec.width) * spec.deviation, Role.VALUE_EMBEDDING)
+        self.table = Table(normal_start(vocabulary, spec.width, spec.deviation), Role.VALUE_EMBEDDING)
         self.projection = Linear(spec.width, value_width, Role.EMBEDDING_PROJECTION)
         self.scale_1 = self.parameter("scale_1", torch.full((1,), spec.scale), Role.SCALAR)
 

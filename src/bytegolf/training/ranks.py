@@ -4,9 +4,11 @@ Batches and updates are defined globally; ranks split the work. With one process
 the identity, so there is a single training algorithm.
 """
 
+import itertools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,18 @@ def chosen_device(name: str, index: int = 0) -> torch.device:
     if not torch.cuda.is_available():
         raise RecipeError("device is cuda, but torch finds no CUDA GPU here; use auto or cpu")
     return torch.device("cuda", index)
+
+
+#: Numbers the groups that this process joins: a script may train one recipe after the other. In the store
+#: the addresses of an earlier group remain, and a rank that comes first must not find those.
+_GROUPS = itertools.count()
+
+
+@cache
+def _meeting_place(rank: int, world: int) -> dist.Store:
+    """Where torchrun's processes find each other. One for all groups: it may lie in the lead's process."""
+    store, _, _ = next(dist.rendezvous("env://", rank, world))
+    return store
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,8 @@ class Ranks:
         if world > 1 and not dist.is_initialized():
             # What lies on the CPU is exchanged without waiting for what is queued on a GPU.
             backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-            dist.init_process_group(backend, rank=rank, world_size=world)
+            store = dist.PrefixStore(f"bytegolf/{next(_GROUPS)}", _meeting_place(rank, world))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         return Ranks(rank, world, chosen)
 
     @property

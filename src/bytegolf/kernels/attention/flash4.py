@@ -49,7 +49,12 @@ def _installed_version() -> str | None:
 FLASH4_VERSION = _installed_version()
 
 
-@torch.compiler.assume_constant_result
+def _constant_when_compiled(choice: Callable[[torch.device], bool]) -> Callable[[torch.device], bool]:
+    # To say so loads torch's compiler, which takes seconds; where nothing is installed, there is no choice.
+    return choice if FLASH4_VERSION is None else torch.compiler.assume_constant_result(choice)
+
+
+@_constant_when_compiled
 def flash4_trains_on(device: torch.device) -> bool:
     """Whether training in 16 bits on `device` takes FlashAttention 4: installed, and made for that GPU."""
     return (

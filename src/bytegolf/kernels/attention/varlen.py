@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from bytegolf.kernels.deterministic import deterministic_algorithms
+
+# Its module loads torch's compiler, two seconds that nobody need wait whose torch is for CPUs alone.
+# Not within the function, which is compiled.
+if torch.version.cuda is not None:
+    from torch.nn.attention.varlen import varlen_attn
 
 _NEW_INTERFACE = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 12)
 
