@@ -46,12 +46,12 @@ Row = dict[str, Any]
 TILES = (
     EdgeTiles(),
     EdgeTiles(64, 32, stages=3),
-    EdgeTiles(64, 32, stages=4),
-    EdgeTiles(64, 32, stages=2, registers=96),
     EdgeTiles(64, 64),
     EdgeTiles(64, 64, registers=128),
-    EdgeTiles(32, 32),
+    EdgeTiles(64, 64, stages=3, registers=128),
     EdgeTiles(128, 32, warps=8),
+    EdgeTiles(128, 64, warps=8),
+    EdgeTiles(128, 64, warps=8, registers=128),
 )
 RULE = Rule("eta_mu", 1.25, 4.0)
 #: By which the share of tiles without an edge is given.

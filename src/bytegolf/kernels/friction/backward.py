@@ -13,6 +13,7 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
+from bytegolf.kernels.friction.hardware import log2
 from bytegolf.kernels.friction.launch import Edges
 from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
@@ -20,7 +21,6 @@ from bytegolf.kernels.friction.tile import (
     first_keys,
     keys_in_sight,
     load_tile,
-    log2,
     margins_of,
     of_both_ends,
     queries_in_sight,
@@ -28,8 +28,8 @@ from bytegolf.kernels.friction.tile import (
     scores,
     store_head,
     table_of,
-    weights_and_slopes,
 )
+from bytegolf.kernels.friction.weights import weights_and_slopes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
-from bytegolf.kernels.friction.tile import log2
+from bytegolf.kernels.friction.hardware import log2
 
 LN_2 = 0.6931471805599453
 _BLOCK = 1024

@@ -12,8 +12,10 @@ from torch import Tensor
 from bytegolf.kernels.friction.coarse import coarse_rows
 from bytegolf.kernels.friction.costs import per_head
 from bytegolf.kernels.friction.gate import Rule
+from bytegolf.kernels.friction.hardware import log2
 from bytegolf.kernels.friction.launch import Cut, Gate, Laid
-from bytegolf.kernels.friction.tile import ROUNDED, head_of, load_rows, log2, weights_and_slopes
+from bytegolf.kernels.friction.tile import ROUNDED, head_of, load_rows
+from bytegolf.kernels.friction.weights import weights
 
 #: Keys of a part.
 PART = 256
@@ -87,7 +89,7 @@ def _decode_kernel(
     k_SK = load_rows(head_of(k, row, group), rows, k.token, places, CUT)
     score_S = tl.sum(k_SK.to(tl.float32) * q_K.to(tl.float32)[None, :], axis=1)
     x_S = tl.fma(score_S, tl.full(score_S.shape, scale, tl.float32), -cost_S)
-    w_S, _ = weights_and_slopes(tl.where(keep, x_S, float("-inf")), GATE)
+    w_S = weights(tl.where(keep, x_S, float("-inf")), GATE)
     v_SK = load_rows(head_of(v, row, group), tl.where(w_S > 0, keys, places), v.token, places, CUT)
     place = tl.program_id(1) * tl.num_programs(0) + part
     tl.store(read + place * CUT.block + columns, tl.sum(w_S[:, None] * v_SK.to(tl.float32), axis=0))

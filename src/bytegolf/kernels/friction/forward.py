@@ -1,7 +1,7 @@
 """The forward pass on GPUs: no running maximum, no denominator, and no work for tiles without an edge.
 
 Three arms that give the same bits: `DENSE` weighs every edge of every tile, `EARLY` leaves a tile once its
-largest score is known to be below the least friction in it, two tiles at a time, `LISTED` is told the tiles
+largest score is known to be below the least friction in it, `LISTED` is told the tiles
 with edges. In a tile left out all weights are +0, which a sum that began at +0 does not notice.
 
 Shapes: B rows, T tokens, H query heads, G key/value heads, K head width, I tiles of queries, J tiles of keys.
@@ -17,9 +17,11 @@ from bytegolf.kernels.friction.lists import TileLists
 from bytegolf.kernels.friction.tile import (
     ROUNDED,
     first_keys,
+    head_of,
     keys_in_sight,
+    largest_from_zero,
+    load_directly,
     load_tile,
-    log2,
     margins,
     of_both_ends,
     open_margins,
@@ -27,8 +29,8 @@ from bytegolf.kernels.friction.tile import (
     scores,
     store_head,
     table_of,
-    weights_and_slopes,
 )
+from bytegolf.kernels.friction.weights import weights
 
 DENSE: tl.constexpr = tl.constexpr(0)
 EARLY: tl.constexpr = tl.constexpr(1)
@@ -36,33 +38,9 @@ LISTED: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
-def least_cost(tile, key_tile, bias, friction, CUT: tl.constexpr):
-    """The least of friction · log₂ max(i − j, 1) − bias in a tile: friction may be of either sign."""
-    nearest = tl.maximum(tile * CUT.queries - (key_tile * CUT.keys + CUT.keys - 1), 1)
-    farthest = tl.maximum(tile * CUT.queries + CUT.queries - 1 - key_tile * CUT.keys, 1)
-    near, far = friction * log2(nearest.to(tl.float32)), friction * log2(farthest.to(tl.float32))
-    return tl.minimum(near, far) - bias
-
-
-@triton.jit
-def _both_larger(a_near, a_far, b_near, b_far):
-    return tl.maximum(a_near, b_near), tl.maximum(a_far, b_far)
-
-
-@triton.jit
-def _two_scores(q_QK, k_wide_SK, KEYS: tl.constexpr):
-    """Scores of two tiles side by side, and the largest of each: all warps wait for one another only once."""
-    wide = scores(q_QK, k_wide_SK)
-    near, far = tl.split(tl.permute(tl.reshape(wide, [wide.shape[0], 2, KEYS]), (0, 2, 1)))
-    rows = tl.reduce((near, far), 1, _both_larger)
-    best_near, best_far = tl.reduce(rows, 0, _both_larger)
-    return near, far, best_near, best_far
-
-
-@triton.jit
 def _with_tile(y_QK, taken_Q, x, v_SK, GATE: tl.constexpr):
     """What is read and taken so far, and what the edges of one more tile add to both."""
-    w, _ = weights_and_slopes(x, GATE)
+    w = weights(x, GATE)
     if GATE.normalized:
         # A thread has every eighth column: what it adds up here is its own, and no thread waits for another.
         parts: tl.constexpr = x.shape[1] // 16
@@ -103,7 +81,7 @@ def _with_hidden_tiles(
 def _with_likely_tiles(
     read,
     q_QK,
-    k_wide,
+    k,
     v,
     sight,
     place,
@@ -118,25 +96,22 @@ def _with_likely_tiles(
     y_QK, taken_Q = read
     flags, slackness = marks
     group, table = head // (sight.heads // sight.groups), table_of(sight, head)
-    bias, friction = tl.load(sight.bias + head), tl.load(sight.friction + head)
-    for step in range(inner // 2, tl.cdiv(outer, 2)):
-        start = 2 * step * CUT.keys
-        wide_keys = start + tl.arange(0, 2 * CUT.keys)
-        k_SK = load_tile(k_wide, row, group, start, wide_keys, sight.tokens, DESCRIBED, CUT)
-        near, far, best_near, best_far = _two_scores(q_QK, k_SK, CUT.keys)
-        for side in tl.static_range(2):
-            key_tile = 2 * step + side
-            cost = least_cost(tile, key_tile, bias, friction, CUT)
-            reach = (best_near if side == 0 else best_far) * sight.scale - cost
-            if (reach > -slackness) & (key_tile >= inner) & (key_tile < outer):
-                begin = key_tile * CUT.keys
-                keys = begin + tl.arange(0, CUT.keys)
-                v_SK = load_tile(v, row, group, begin, keys, sight.tokens, False, CUT)
-                score = near if side == 0 else far
-                x = open_margins(score, table, tile * CUT.queries, begin, sight.scale)
-                y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
-                if FLAGGED:
-                    tl.store(flags + key_tile, 1)
+    values = head_of(v, row, group)
+    for key_tile in range(inner, outer):
+        start = key_tile * CUT.keys
+        keys = start + tl.arange(0, CUT.keys)
+        # Of all edges the nearest or the farthest one costs least, as friction may be of either sign.
+        nearest = tl.maximum(tile * CUT.queries - (start + CUT.keys - 1), 1)
+        farthest = tile * CUT.queries + CUT.queries - 1 - start
+        cheapest = tl.maximum(tl.load(table - nearest), tl.load(table - farthest))
+        score = scores(q_QK, load_tile(k, row, group, start, keys, sight.tokens, DESCRIBED, CUT))
+        if largest_from_zero(score) * sight.scale + cheapest > -slackness:
+            first = values + start.to(tl.int64) * v.token
+            v_SK = load_directly(first, v.token, start, sight.tokens, DESCRIBED, CUT)
+            x = open_margins(score, table, tile * CUT.queries, start, sight.scale)
+            y_QK, taken_Q = _with_tile(y_QK, taken_Q, x, v_SK, GATE)
+            if FLAGGED:
+                tl.store(flags + key_tile, 1)
     return y_QK, taken_Q
 
 
@@ -179,7 +154,6 @@ def _forward_kernel(
     q,
     k,
     v,
-    k_wide,
     v_plain,
     sight,
     y,
@@ -209,9 +183,7 @@ def _forward_kernel(
     of_line = line * tl.cdiv(tokens, CUT.keys)
     marks = (flags + of_line, tl.load(slack + head_of_all)) if FLAGGED else (0, ROUNDED)
     if ARM == EARLY:
-        read = _with_likely_tiles(
-            read, q_QK, k_wide, v_plain, sight, place, marks, FLAGGED, DESCRIBED, CUT, GATE
-        )
+        read = _with_likely_tiles(read, q_QK, k, v_plain, sight, place, marks, FLAGGED, DESCRIBED, CUT, GATE)
     else:
         if ARM == LISTED:
             place = (tile, row, head, 0, 0, tl.load(counts + line), 0)
@@ -247,7 +219,6 @@ def forward(
     flags = torch.zeros(size if flagged else 0, dtype=torch.int8, device=q.device)
     _forward_kernel[(edges.query_tiles, edges.heads)](
         **edges.arguments,
-        k_wide=edges.of_keys(edges.k_BTGK, tiles=2),
         v_plain=Laid.of(edges.v_BTGK),
         y=y,
         taken=taken,
@@ -259,5 +230,6 @@ def forward(
         least=0.0 if bound is None else bound[1],
         ARM=arm,
         FLAGGED=flagged,
+        maxnreg=edges.tiles.registers,
     )
     return y, taken, flags

@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[impo
 
 from bytegolf.kernels.friction.costs import HeadCosts
 from bytegolf.kernels.friction.gate import Rule
-from bytegolf.kernels.friction.polynomial import fidelity_polynomial
+from bytegolf.kernels.friction.ptx import gate_ptx
 
 _FORMS = {"mu": 0, "eta_mu": 1, "log_domain": 2}
 _SOFTMAX = 3
@@ -51,29 +51,25 @@ class Sight(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """The rule as kernels are compiled for it: by_polynomial, and then its coefficients.
+    """The rule as kernels are compiled for it.
 
-    normalized: whether a query's weights are scaled by what they add up to.
+    weights_ptx, slopes_ptx: see `ptx.gate_ptx`. normalized: whether a query's weights are scaled by what they
+    add up to.
     """
 
     form: Any
     exponent: Any
-    by_polynomial: Any
-    c0: Any
-    c1: Any
-    c2: Any
-    c3: Any
+    weights_ptx: Any
+    slopes_ptx: Any
     normalized: Any
 
     @staticmethod
     def of(rule: Rule | None) -> "Gate":
         """None: a softmax."""
         if rule is None:
-            return Gate(_SOFTMAX, 1.0, False, 0.0, 0.0, 0.0, 0.0, True)
-        found = None if rule.form == "log_domain" else fidelity_polynomial(rule.exponent)
-        c0, c1, c2, c3 = found or (0.0,) * 4
-        capped = rule.capacity is not None
-        return Gate(_FORMS[rule.form], rule.exponent, found is not None, c0, c1, c2, c3, capped)
+            return Gate(_SOFTMAX, 1.0, "", "", True)
+        ptx = gate_ptx(rule, slopes=False), gate_ptx(rule, slopes=True)
+        return Gate(_FORMS[rule.form], rule.exponent, *ptx, rule.capacity is not None)
 
 
 class Cut(NamedTuple):
@@ -88,7 +84,7 @@ class Cut(NamedTuple):
 @dataclass(frozen=True)
 class EdgeTiles:
     """queries × keys of a tile, powers of two from 16 on; warps: groups of 32 threads; stages: tiles in
-    flight; registers: bound for each thread. Narrow ones are left out more often; a softmax, which leaves out
+    flight; registers: bound for each thread of the forward pass. Narrow ones are left out more often; a softmax, which leaves out
     none, has them wider (`of`).
 
     Dense and sparse kernels take the same, and none is tuned at the first step: rounding must not differ.
@@ -108,8 +104,8 @@ class EdgeTiles:
         return Cut(self.queries, self.keys, width, max(16, 1 << (width - 1).bit_length()))
 
     @property
-    def launch(self) -> dict[str, int | None]:
-        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
+    def launch(self) -> dict[str, int]:
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
 
 @dataclass(frozen=True)
@@ -162,13 +158,13 @@ class Edges:
     def described(self) -> bool:
         """Whether tiles come through Hopper's tensor memory accelerator: whole, aligned, of one matrix."""
         tokens, width = self.q_BTHK.shape[1], self.q_BTHK.shape[-1]
-        whole = tokens % self.tiles.queries == 0 and tokens % (2 * self.tiles.keys) == 0
+        whole = tokens % self.tiles.queries == 0 and tokens % self.tiles.keys == 0
         block = self.tiles.cut(width).block
         return whole and block == width and all(map(_one_matrix, (self.q_BTHK, self.k_BTGK, self.v_BTGK)))
 
-    def of_keys(self, x_BTGK: Tensor, tiles: int = 1) -> Laid | TensorDescriptor:
-        """Keys or values as kernels take tiles of them, so many side by side at a time, 1 or 2."""
-        return _described(x_BTGK, tiles * self.tiles.keys) if self.described else Laid.of(x_BTGK)
+    def of_keys(self, x_BTGK: Tensor) -> Laid | TensorDescriptor:
+        """Keys or values as kernels take tiles of them."""
+        return _described(x_BTGK, self.tiles.keys) if self.described else Laid.of(x_BTGK)
 
     def of_queries(self, x_BTHK: Tensor) -> Laid | TensorDescriptor:
         """Queries, or what is like them, as kernels take tiles of them."""

@@ -20,7 +20,7 @@ import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
 from bytegolf.kernels.friction.coarse import MORE
-from bytegolf.kernels.friction.forward import least_cost
+from bytegolf.kernels.friction.hardware import log2
 from bytegolf.kernels.friction.launch import Edges, Laid
 from bytegolf.kernels.friction.tile import (
     ROUNDED,
@@ -45,6 +45,15 @@ class CoarseKeys:
     steps: Tensor
     norms: Tensor
     errors: Tensor
+
+
+@triton.jit
+def _least_cost(tile, key_tile, bias, friction, CUT: tl.constexpr):
+    """The least of friction · log₂ max(i − j, 1) − bias in a tile: friction may be of either sign."""
+    nearest = tl.maximum(tile * CUT.queries - (key_tile * CUT.keys + CUT.keys - 1), 1)
+    farthest = tl.maximum(tile * CUT.queries + CUT.queries - 1 - key_tile * CUT.keys, 1)
+    near, far = friction * log2(nearest.to(tl.float32)), friction * log2(farthest.to(tl.float32))
+    return tl.minimum(near, far) - bias
 
 
 @triton.jit
@@ -117,7 +126,7 @@ def _flag_kernel(
             products = scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT))
         apart = tl.reshape(products, [products.shape[0], TILES, products.shape[1] // TILES])
         best_J = tl.max(tl.max(apart, axis=2), axis=0).to(tl.float32)
-        cost_J = least_cost(tile, tiles, bias, friction, CUT)
+        cost_J = _least_cost(tile, tiles, bias, friction, CUT)
         if COARSE:
             of_tile = group_of_all * key_tiles + tiles
             norm_J = tl.load(norms + of_tile, mask=there, other=0.0)

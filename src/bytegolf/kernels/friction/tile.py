@@ -6,38 +6,11 @@ added after a product is fused with it by name, so that no compiler chooses.
 
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
-from triton.language.extra.cuda import libdevice  # type: ignore[import-not-found]
 
-MU: tl.constexpr = tl.constexpr(0)
-ETA_MU: tl.constexpr = tl.constexpr(1)
-LOG_DOMAIN: tl.constexpr = tl.constexpr(2)
-SOFTMAX: tl.constexpr = tl.constexpr(3)
+from bytegolf.kernels.friction.hardware import INTERPRETED, log2
 
-_INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret))
 #: What rounding may add to x beside the product: of scale, bias and logarithm.
 ROUNDED: tl.constexpr = tl.constexpr(2.0**-12)
-#: The largest number whose reciprocal the hardware does not round to 0.
-_MOST: tl.constexpr = tl.constexpr(2.0**126)
-
-
-@triton.jit
-def log2(x):
-    """The hardware's logarithm of a positive number, within 2⁻²² of it; in one instruction, not in twelve."""
-    if _INTERPRETED:
-        bits = tl.log2(x)
-    else:
-        bits = libdevice.fast_log2f(x)
-    return bits
-
-
-@triton.jit
-def quotient(x, y):
-    """The hardware's x/y, within 2⁻²² of it, for 1 ≤ y ≤ 2¹²⁶."""
-    if _INTERPRETED:
-        z = x / y
-    else:
-        z = libdevice.fast_dividef(x, y)
-    return z
 
 
 @triton.jit
@@ -130,6 +103,22 @@ def load_tile(x, row, head, begin, rows, tokens, DESCRIBED: tl.constexpr, CUT: t
 
 
 @triton.jit
+def load_directly(first, stride, begin, tokens, WHOLE: tl.constexpr, CUT: tl.constexpr):
+    """A tile of keys or values by plain loads, which nothing waits for before it needs them.
+
+    first: where the tile's first row lies. begin: its number. WHOLE: all rows and columns are there.
+    """
+    rows, columns = tl.arange(0, CUT.keys), tl.arange(0, CUT.block)
+    place = first + (rows[:, None] * stride + columns[None, :])
+    if WHOLE:
+        tile = tl.load(place)
+    else:
+        present = (begin + rows < tokens)[:, None] & (columns < CUT.width)[None, :]
+        tile = tl.load(place, mask=present, other=0.0)
+    return tile
+
+
+@triton.jit
 def store_head(x, row, head, rows, value, tokens, heads, CUT: tl.constexpr):
     """Into a contiguous (B, T, heads, K), where there is room for it."""
     columns = tl.arange(0, CUT.block)
@@ -142,12 +131,22 @@ def store_head(x, row, head, rows, value, tokens, heads, CUT: tl.constexpr):
 @triton.jit
 def scores(queries_QK, keys_SK):
     """q k, in float32: of all kernels the same product of the same tiles, so that all see the same edges."""
-    if _INTERPRETED:
+    if INTERPRETED:
         # numpy's products of more columns at once sum in another order; tensor cores' do not.
         score = tl.sum(queries_QK.to(tl.float32)[:, None, :] * keys_SK.to(tl.float32)[None, :, :], axis=2)
     else:
         score = tl.dot(queries_QK, tl.trans(keys_SK), input_precision="ieee")
     return score
+
+
+@triton.jit
+def largest_from_zero(score):
+    """The largest score of a tile, or 0: as whole numbers, which are in the same order above 0.
+
+    For these a warp has one instruction, and others compare three at a time.
+    """
+    largest = tl.max(score.to(tl.int32, bitcast=True))
+    return tl.maximum(largest, 0).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -179,15 +178,32 @@ def table_of(sight, head):
 
 
 @triton.jit
+def _columns(KEYS: tl.constexpr):
+    """0 to KEYS − 1, as eights and what is beyond them.
+
+    A thread has the same column of every eight. Were that column's bits known, the compiler would join them
+    with those of the eights; as it is, the eights stay constants, which cost an address nothing.
+    """
+    beyond = tl.arange(0, 8).to(tl.int64)
+    if not INTERPRETED:
+        beyond = tl.inline_asm_elementwise(
+            "mov.b64 $0, $1;", "=l,l", [beyond], dtype=tl.int64, is_pure=True, pack=1
+        )
+    eights = 8 * tl.arange(0, KEYS // 8).to(tl.int64)
+    return tl.reshape(eights[:, None] + beyond[None, :], [KEYS])
+
+
+@triton.jit
 def open_margins(score, table, begin, start, scale):
     """`margins` where every query, from `begin` on, sees every key and none of these is the query itself.
 
     table: that of the head. Rows are taken off first and columns added then, so that the compiler sees which
     entries of a tile are as far apart and reads them once.
     """
-    rows, columns = tl.arange(0, score.shape[0]), tl.arange(0, score.shape[1])
-    place = (table + (start - begin) - rows)[:, None] + columns[None, :]
-    if _INTERPRETED:
+    place = (table + (start - begin) - tl.arange(0, score.shape[0]))[:, None] + _columns(score.shape[1])[
+        None, :
+    ]
+    if INTERPRETED:
         cost = tl.load(place)
     else:
         # A load of Triton's own would bring the numbers in another order, and shuffle them.
@@ -206,53 +222,3 @@ def margins_of(score, table, at, bias, friction, scale, HIDDEN: tl.constexpr, PA
     else:
         x = open_margins(score, table, begin, start, scale)
     return x
-
-
-@triton.jit
-def _by_polynomial(eta, GATE: tl.constexpr):
-    """μ = z Q(m) and its slope, (1 − z)² (Q + z (1 − 2 z) Q′), for m = z (1 − z): see `polynomial`."""
-    z = quotient(eta, 1.0 + eta)
-    m = z - z * z
-    value = tl.fma(m, tl.full(m.shape, GATE.c3, tl.float32), tl.full(m.shape, GATE.c2, tl.float32))
-    value = tl.fma(m, value, tl.full(m.shape, GATE.c1, tl.float32))
-    value = tl.fma(m, value, tl.full(m.shape, GATE.c0, tl.float32))
-    turn = tl.fma(m, tl.full(m.shape, 3.0 * GATE.c3, tl.float32), tl.full(m.shape, 2.0 * GATE.c2, tl.float32))
-    turn = tl.fma(m, turn, tl.full(m.shape, GATE.c1, tl.float32))
-    rest = 1.0 - z
-    return z * value, rest * rest * tl.fma(z * (rest - z), turn, value)
-
-
-@triton.jit
-def _by_logarithms(eta, EXPONENT: tl.constexpr):
-    """μ and its slope as `gate.fidelity` and `gate.fidelity_slope` have them."""
-    rho = tl.minimum(eta, quotient(tl.full(eta.shape, 1.0, tl.float32), tl.maximum(eta, 1.0)))
-    # Of 0 there is no logarithm; what is below 2⁻¹²⁶ is lost beside 1 either way.
-    rho_bits = log2(tl.maximum(rho, 1.0 / _MOST))
-    sum_bits = log2(1.0 + tl.exp2(rho_bits * EXPONENT))
-    mu = tl.minimum(eta, 1.0) * tl.exp2(sum_bits * (-1.0 / EXPONENT))
-    below = tl.where(eta > 1.0, rho_bits * (EXPONENT + 1.0), 0.0)
-    return mu, tl.exp2(below - sum_bits * (1.0 + 1.0 / EXPONENT))
-
-
-@triton.jit
-def weights_and_slopes(x, GATE: tl.constexpr):
-    """w(x) and dw/dx: see `gate.plain_weights` and `gate.plain_slopes`; eˣ for a softmax."""
-    # Of scores above 2¹²⁶ the fidelity ends: the hardware's quotients do.
-    eta = tl.maximum(x, 0.0)
-    if GATE.form == LOG_DOMAIN:
-        decay = tl.exp2(eta * (-1.4426950408889634 * GATE.exponent))
-        w = tl.where(x > 0, tl.exp2(log2(1.0 + decay) * (-1.0 / GATE.exponent)), 0.0)
-        slope = w * quotient(decay, 1.0 + decay)
-    elif GATE.form == SOFTMAX:
-        w = tl.exp2(x * 1.4426950408889634)
-        slope = w
-    else:
-        if GATE.by_polynomial:
-            w, slope = _by_polynomial(eta, GATE)
-        else:
-            w, slope = _by_logarithms(eta, GATE.exponent)
-        if GATE.form == ETA_MU:
-            slope = tl.fma(eta, slope, w)
-            w = eta * w
-        slope = tl.where(x > 0, slope, 0.0)
-    return w, slope
