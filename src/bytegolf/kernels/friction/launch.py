@@ -84,8 +84,8 @@ class Cut(NamedTuple):
 @dataclass(frozen=True)
 class EdgeTiles:
     """queries × keys of a tile, powers of two from 16 on; warps: groups of 32 threads; stages: tiles in
-    flight; registers: bound for each thread of the forward pass. Narrow ones are left out more often; a softmax, which leaves out
-    none, has them wider (`of`).
+    flight; registers: bound for each thread of the forward pass. Narrow ones are left out more often; a
+    softmax, which leaves out none, has them wider (`of`).
 
     Dense and sparse kernels take the same, and none is tuned at the first step: rounding must not differ.
     """
