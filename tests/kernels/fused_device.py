@@ -12,6 +12,8 @@ of bfloat16 are wrong.
 import importlib.util
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -59,6 +61,22 @@ def chosen(shapes: list[Any], settings: list[Any]) -> list[tuple[Any, Any]]:
     """All pairs; on a GPU every setting with the first shape, every shape with the first setting."""
     pairs = list(itertools.product(shapes, settings))
     return [(a, b) for a, b in pairs if DEVICE != "cuda" or a == shapes[0] or b == settings[0]]
+
+
+@contextmanager
+def new_tensors_without_numbers() -> Iterator[None]:
+    """Within it torch fills new tensors with not-a-number, so that what is never written shows."""
+    # A property that torch puts on the module itself.
+    memory: Any = torch.utils.deterministic
+    filled, before = memory.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = True
+    try:
+        assert torch.empty(1, device=DEVICE).isnan().all()
+        yield
+    finally:
+        memory.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(before)
 
 
 def error(ours: torch.Tensor, exact: torch.Tensor) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fused_device import DEVICE, PLAIN, TYPES, chosen, error, needs_fused
+from fused_device import DEVICE, PLAIN, TYPES, chosen, error, needs_fused, new_tensors_without_numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +18,6 @@ from bytegolf.kernels.activated_projection import (
     reference,
     squared_projection,
 )
-from bytegolf.kernels.deterministic import deterministic_algorithms
 
 #: Above zero and below it: unlike each other, and of both signs.
 COEFFICIENTS = (1.1, 0.3, 0.7, -0.4)
@@ -114,8 +113,7 @@ class TestFused:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_entry_is_written(self, fused: Any, shape: tuple[int, int, int]) -> None:
         (x, weight), _ = self.problem(shape, PLAIN)
-        # With this setting torch fills new tensors with not-a-number.
-        with torch.no_grad(), deterministic_algorithms(warn_only=False):
+        with torch.no_grad(), new_tensors_without_numbers():
             written = fused.project_and_activate(x, weight, None, 0.25)
             slopes = fused._slope(written[0], written[1], None, 0.25)[0]
         assert all(tensor.isfinite().all() for tensor in (*written, slopes))

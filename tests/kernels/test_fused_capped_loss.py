@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from fused_device import DEVICE, PLAIN, ROUNDING, TYPES, chosen, error, needs_fused
+from fused_device import (
+    DEVICE,
+    PLAIN,
+    ROUNDING,
+    TYPES,
+    chosen,
+    error,
+    needs_fused,
+    new_tensors_without_numbers,
+)
 from torch import Tensor
 
 from bytegolf.kernels.capped_loss import CapForm, capped_cross_entropy, capped_cross_entropy_and_normalizer
 from bytegolf.kernels.capped_loss.reference import capped_cross_entropy_and_normalizer as reference
-from bytegolf.kernels.deterministic import deterministic_algorithms
 
 pytestmark = needs_fused
 
@@ -122,8 +130,7 @@ def test_no_slab_is_a_small_rest(fused: Any) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_entry_is_written(fused: Any, shape: tuple[int, int, int]) -> None:
     (h, table), targets, *weights = problem(shape, PLAIN, biased=False)
-    # With this setting torch fills new tensors with not-a-number.
-    with torch.no_grad(), deterministic_algorithms(warn_only=False):
+    with torch.no_grad(), new_tensors_without_numbers():
         nats, normalizers = fused.losses_and_normalizers(h, table, None, targets, 4.0, "tanh")
         gradients = fused.logit_gradients(h, table, None, targets, normalizers, tuple(weights), 4.0, "tanh")
     assert nats.isfinite().all()

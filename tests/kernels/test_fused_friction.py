@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from fused_device import DEVICE, PLAIN, TYPES, error, needs_fused
+from fused_device import DEVICE, PLAIN, TYPES, error, needs_fused, new_tensors_without_numbers
 from torch import Tensor
 
-from bytegolf.kernels.deterministic import deterministic_algorithms
 from bytegolf.kernels.friction import coarse_rows, friction_attend
 from bytegolf.kernels.friction.gate import Rule
 
@@ -245,8 +244,7 @@ def test_every_entry_is_written(kernels: Any, shape: tuple[int, int, int, int]) 
     (q, k, v), bias, friction, document = problem(shape, PLAIN)
     q, k, v = q.detach(), k.detach(), v.detach()
     edges = kernels.edges_of(q, k, v, document, bias, friction, RULES[0], None, tiles(kernels))
-    # With this setting torch fills new tensors with not-a-number.
-    with deterministic_algorithms(warn_only=False):
+    with new_tensors_without_numbers():
         found = arms(kernels, edges, torch.ones_like(q))
     assert all(x.isfinite().all() for parts in found.values() for x in parts)
 
