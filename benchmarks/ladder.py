@@ -24,9 +24,10 @@ from bytegolf.model.value_embedding import ValueEmbedding
 from bytegolf.recipe import Recipe
 from bytegolf.recipes.baseline import RECIPE as BASELINE
 from bytegolf.runner import run
+from bytegolf.training.adam import Adam
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
-from bytegolf.training.groups import Adam, Optimizers
+from bytegolf.training.groups import Optimizers
 
 
 def as_it_is(recipe: Recipe) -> Recipe:

@@ -48,7 +48,7 @@ def test_classes_follow_the_size_of_rows_and_columns() -> None:
     codes = model.row_codes(block)
     classes, flipped = model.classes((codes,))
     assert flipped is None
-    model.update(block, (codes,), context.histogram(block, classes, model.counts_KS.shape))
+    model.update(block, (codes,), model.counts.seen(block, classes))
     classes = model.classes((codes[:1],))[0][0].astype(int)
     # Three octaves apart, three classes an octave; the columns' start values pull them together a little.
     assert 8 <= classes[4] - classes[0] <= 9

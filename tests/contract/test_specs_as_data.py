@@ -22,9 +22,10 @@ from bytegolf.model.roles import Component, Role, parameter_roles
 from bytegolf.model.smear import SmearGate, SmearMix
 from bytegolf.model.spec import Model
 from bytegolf.model.stack import Block
+from bytegolf.training.adam import Adam
 from bytegolf.training.averaging import Average, StochasticAverage
 from bytegolf.training.budget import Budget
-from bytegolf.training.groups import Adam, Optimizers
+from bytegolf.training.groups import Optimizers
 from bytegolf.training.muon import Muon
 from bytegolf.training.schedule import Schedule, StepSchedule
 from bytegolf.training.spec import Training

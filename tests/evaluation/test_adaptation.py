@@ -73,7 +73,7 @@ def test_a_learner_cannot_have_what_is_not_scored() -> None:
 def test_spans_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
 
-    def step(self: SgdLearner, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> None:
+    def step(self: SgdLearner, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray, **_: float) -> None:
         seen.append(starts)
 
     monkeypatch.setattr(SgdLearner, "_step", step)

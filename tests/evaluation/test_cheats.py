@@ -362,7 +362,7 @@ def test_learning_around_the_session_breaks_order() -> None:
     assert "changed the artifact's own parameters" in broken(subject(scorer=learn_from_all))[ORDER]
 
 
-@pytest.mark.parametrize(("track", "chunk"), [(Track.fixed(), 0), (Track.adaptive(), 64)])
+@pytest.mark.parametrize(("track", "chunk"), [(Track.fixed(), 0), (Track.adaptive(), 512)])
 def test_learning_around_the_session_with_a_copy_breaks_causality(track: Track, chunk: int) -> None:
     def hidden(model: LanguageModel, session: Session, windows: Iterator[Window], *, watch: Watch) -> None:
         learn_from_all(copy.deepcopy(model), session, windows, watch=watch)

@@ -120,8 +120,10 @@ def test_what_has_no_score_cannot_be_learned_from() -> None:
 def test_documents_begin_where_they_begin_and_rates_fall_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, list[int], float]] = []
 
-    def step(self: SgdLearner, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> None:
-        seen.append((len(ids), np.flatnonzero(starts).tolist(), self._optimizer.param_groups[0]["lr"]))
+    def step(
+        self: SgdLearner, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray, *, rate: float
+    ) -> None:
+        seen.append((len(ids), np.flatnonzero(starts).tolist(), rate))
 
     monkeypatch.setattr(SgdLearner, "_step", step)
     session = Session(BYTES, IDS, STARTS, Track.adaptive())

@@ -8,7 +8,8 @@ from toy_training import network
 
 from bytegolf.errors import RecipeError
 from bytegolf.model.roles import MATRIX_ROLES, Role, parameter_roles
-from bytegolf.training.groups import Adam, OptimizerGroup, Optimizers
+from bytegolf.training.adam import Adam
+from bytegolf.training.groups import OptimizerGroup, Optimizers
 from bytegolf.training.muon import Muon, MuonOptimizer
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.schedule import Taper

@@ -115,6 +115,7 @@ def main(folder: Path) -> None:
         "gathered": ranks.gather(torch.full((2, 3), float(ranks.rank)).bfloat16()),
         "agreed": ranks.lead_and_any(10.0 - ranks.rank, ranks.rank == 1),
         "heard": met_again(ranks),
+        "compiler": "torch._dynamo" in sys.modules,
     }
     torch.save(result, folder / f"rank-{ranks.rank}.pt")
     ranks.stop()
@@ -210,3 +211,7 @@ if __name__ == "__main__":
 
 def test_groups_follow_each_other_in_one_process(both: list[dict[str, Any]]) -> None:
     assert [rank["heard"] for rank in both] == [["group 0", "group 1", "group 2"]] * 2
+
+
+def test_training_on_a_cpu_imports_no_compiler(both: list[dict[str, Any]]) -> None:
+    assert [rank["compiler"] for rank in both] == [False, False]

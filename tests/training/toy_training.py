@@ -17,10 +17,11 @@ from bytegolf.model.stack import Block
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.store import TokenStore
 from bytegolf.tokens.tokenizer import ByteTokenizer
+from bytegolf.training.adam import Adam
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget, Stopwatch
 from bytegolf.training.checkpoint import Checkpoints
-from bytegolf.training.groups import Adam, OptimizerGroup, Optimizers
+from bytegolf.training.groups import OptimizerGroup, Optimizers
 from bytegolf.training.loop import Progress, Trainer
 from bytegolf.training.muon import Muon
 from bytegolf.training.ranks import Ranks

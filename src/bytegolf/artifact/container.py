@@ -99,8 +99,16 @@ def read_artifact(path: Path) -> Contents:
         raise ArtifactError(f"{path}: {error}; copy or compress the model again") from error
 
 
-def pack(contents: Contents) -> tuple[bytes, Account]:
-    """The bytes of an artifact and their account (see `write_artifact`)."""
+#: A tensor by its name as it was coded: itself, its line in the header, and its streams.
+Coded = dict[str, tuple[Quantized | Tensor, Entry, list[bytes]]]
+
+
+def pack(contents: Contents, known: Coded | None = None) -> tuple[bytes, Account]:
+    """The bytes of an artifact and their account (see `write_artifact`).
+
+    With `known`, tensors that were coded into it by an earlier call, the same objects, are not coded again.
+    """
+    known = {} if known is None else known
     if contents.tensors.keys() != contents.roles.keys():
         odd = sorted(contents.tensors.keys() ^ contents.roles.keys())
         raise ArtifactError(f"tensors and roles differ in {', '.join(odd[:5])}; give every tensor one role")
@@ -109,12 +117,9 @@ def pack(contents: Contents) -> tuple[bytes, Account]:
     check = 0
     for name, tensor in contents.tensors.items():
         role = str(contents.roles[name])
-        if isinstance(tensor, Quantized):
-            entry, coded = _pack_matrix(name, role, tensor)
-        elif tensor.dtype == torch.float8_e4m3fn:
-            entry, coded = _pack_float8(name, role, tensor)
-        else:
-            entry, coded = _pack_floats(name, role, tensor)
+        if name not in known or known[name][0] is not tensor or known[name][1].role != role:
+            known[name] = tensor, *_pack_tensor(name, role, tensor)
+        _, entry, coded = known[name]
         check = _crc(tensor, check)
         entries.append(entry)
         streams.extend(coded)
@@ -200,6 +205,14 @@ def _unpack_tensor(entry: Entry, parts: list[bytes]) -> Quantized | Tensor:
         return torch.from_numpy(patterns).view(torch.float8_e4m3fn)
     kind = np.float16 if entry.kind == "float16" else np.float32
     return torch.from_numpy(coding.decode_floats(parts[0], entry.shape, kind))
+
+
+def _pack_tensor(name: str, role: str, tensor: Quantized | Tensor) -> tuple[Entry, list[bytes]]:
+    if isinstance(tensor, Quantized):
+        return _pack_matrix(name, role, tensor)
+    if tensor.dtype == torch.float8_e4m3fn:
+        return _pack_float8(name, role, tensor)
+    return _pack_floats(name, role, tensor)
 
 
 def _pack_matrix(name: str, role: str, matrix: Quantized) -> tuple[Entry, list[bytes]]:

@@ -15,7 +15,6 @@ from bytegolf.compression.context import (
     ContextModel,
     clusters_allowed,
     coded_blocks,
-    histogram,
     row_blocks,
 )
 from bytegolf.errors import ArtifactError
@@ -56,16 +55,17 @@ def _encode(
     ints_RC: Int8s, model: ContextModel | ClusteredModel, clusters_R: npt.NDArray[np.int64] | None
 ) -> bytes:
     coder = _stream.queue.RangeEncoder()
+    by_class_KS = model.counts.by_class_KS
     for block in coded_blocks(ints_RC, model, clusters_R):
         for values_R, counts in block.facts:
             # A single symbol says nothing, and the library has no model for it.
             if len(counts) > 1:
                 coder.encode(values_R.astype(np.int32), _categorical(counts))
-        order, sizes = _by_class(block.classes_RC, len(model.counts_KS))
+        order, sizes = _by_class(block.classes_RC, len(by_class_KS))
         symbols = (block.values_RC.reshape(-1)[order] + model.limit).astype(np.int32)
         position = 0
         for k in np.flatnonzero(sizes):
-            coder.encode(symbols[position : position + sizes[k]], _categorical(model.counts_KS[k]))
+            coder.encode(symbols[position : position + sizes[k]], _categorical(by_class_KS[k]))
             position += sizes[k]
     return coder.get_compressed().astype("<u4").tobytes()
 
@@ -76,21 +76,22 @@ def _decode(payload: bytes, rows: int, columns: int, model: ContextModel | Clust
     words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
     coder = _stream.queue.RangeDecoder(words)
     ints_RC = np.empty((rows, columns), dtype=np.int8)
+    by_class_KS = model.counts.by_class_KS
     try:
         for start, stop in row_blocks(rows, columns):
             facts = [_decode_fact(coder, counts, stop - start) for counts in model.row_tables]
             classes_RC, flipped_RC = model.classes(facts)
-            order, sizes = _by_class(classes_RC, len(model.counts_KS))
+            order, sizes = _by_class(classes_RC, len(by_class_KS))
             symbols = np.empty(order.size, dtype=np.int64)
             position = 0
             for k in np.flatnonzero(sizes):
-                decoded = coder.decode(_categorical(model.counts_KS[k]), int(sizes[k]))
+                decoded = coder.decode(_categorical(by_class_KS[k]), int(sizes[k]))
                 symbols[order[position : position + sizes[k]]] = decoded
                 position += sizes[k]
             values_RC = symbols.reshape(stop - start, columns) - model.limit
             block_RC = values_RC if flipped_RC is None else np.where(flipped_RC, -values_RC, values_RC)
             ints_RC[start:stop] = block_RC
-            model.update(block_RC, facts, histogram(values_RC, classes_RC, model.counts_KS.shape))
+            model.update(block_RC, facts, model.counts.seen(values_RC, classes_RC))
     except (AssertionError, ValueError) as error:
         raise ArtifactError("a range-coded stream is damaged") from error
     if not coder.maybe_exhausted():

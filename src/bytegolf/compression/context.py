@@ -57,6 +57,8 @@ _SHARE_BORDERS = np.array([13, 26, 51, 90, 154, 205, 236], dtype=np.int64)
 _SHARES = (0, 19, 38, 70, 122, 180, 220, 246)
 #: A block of rows is at most this share (1/n) of the rows before it.
 _GROWTH = 16
+#: Blocks with fewer integers than this share of a model's cells are counted one integer after another.
+_SPARSE = 0.25
 #: Integers in a block, which bounds the memory of a decoder.
 _BLOCK = 1 << 20
 #: Scales lose the mantissa bits of float16 that are always zero, and stand in rows of 32 within ±127.
@@ -127,6 +129,47 @@ def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Cells of a histogram and how often each was seen. A cell may stand there more than once."""
+
+    cells_N: Ints
+    times_N: Ints | int
+
+
+class Counts:
+    """The histograms (K, S) of a model. Their sums (K,) are kept beside them.
+
+    Cell k · S + s is symbol s of class k. A block reaches few of the cells, which may be tens of thousands.
+    """
+
+    def __init__(self, counts_KS: Ints) -> None:
+        self.by_class_KS = counts_KS
+        self._sums_K = counts_KS.sum(axis=1)
+
+    def seen(self, values_RC: Ints, classes_RC: Classes) -> Seen:
+        """The cells of a block's integers."""
+        symbols = self.by_class_KS.shape[1]
+        cells_RC = classes_RC.astype(np.int32) * symbols + (values_RC + symbols // 2).astype(np.int32)
+        cells_N = cells_RC.reshape(-1)
+        if len(cells_N) < _SPARSE * self.by_class_KS.size:
+            return Seen(cells_N.astype(np.int64), 1)
+        times = np.bincount(cells_N, minlength=self.by_class_KS.size)
+        reached_N = np.flatnonzero(times)
+        return Seen(reached_N, times[reached_N])
+
+    def add(self, seen: Seen) -> None:
+        """Counts what was seen."""
+        np.add.at(self.by_class_KS.reshape(-1), seen.cells_N, seen.times_N * _COUNT)
+        np.add.at(self._sums_K, seen.cells_N // self.by_class_KS.shape[1], seen.times_N * _COUNT)
+
+    def bits(self, seen: Seen) -> float:
+        """What coding it takes."""
+        sums_N = self._sums_K[seen.cells_N // self.by_class_KS.shape[1]]
+        counts_N = self.by_class_KS.reshape(-1)[seen.cells_N]
+        return float((seen.times_N * (np.log2(sums_N) - np.log2(counts_N))).sum())
+
+
 class ContextModel:
     """State of the model after the rows seen so far; coder and decoder step it alike.
 
@@ -136,7 +179,7 @@ class ContextModel:
 
     def __init__(self, columns: int, limit: int) -> None:
         self.limit = limit
-        self.counts_KS = _start_counts(limit).copy()
+        self.counts = Counts(_start_counts(limit).copy())
         self.row_counts = np.ones(ROW_CODES, dtype=np.int64)
         self._column_sums_C = np.zeros(columns, dtype=np.int64)
         self._rows = 0
@@ -146,10 +189,10 @@ class ContextModel:
         """The counts of each fact, in the order in which they are coded."""
         return (self.row_counts,)
 
-    def row_codes(self, block_RC: Ints) -> Ints:
+    def row_codes(self, ints_RC: npt.NDArray[np.signedinteger]) -> Ints:
         """The code (R,) of each row's mean magnitude."""
-        columns = block_RC.shape[1]
-        mean_R = (np.abs(block_RC).sum(axis=1) << _ROW_BITS) // columns
+        columns = ints_RC.shape[1]
+        mean_R = (np.abs(ints_RC).sum(axis=1, dtype=np.int64) << _ROW_BITS) // columns
         level_R = _level(np.maximum(mean_R, 1)) - (_ROW_BITS + _LOWEST_OCTAVE) * _FINE
         return _within((level_R + _ROW_STEP // 2) // _ROW_STEP, ROW_CODES)
 
@@ -166,9 +209,9 @@ class ContextModel:
         """Sums over the rows so far as means, the rows that start values stand for included."""
         return sums_C // (self._rows + _COLUMN_PRIOR)
 
-    def update(self, block_RC: Ints, facts: Sequence[Ints], histogram_KS: Ints) -> None:
-        """Learns from a block after it is coded. `histogram_KS` counts its integers by class."""
-        self.counts_KS += histogram_KS * _COUNT
+    def update(self, block_RC: Ints, facts: Sequence[Ints], seen: Seen) -> None:
+        """Learns from a block after it is coded; `seen` are its cells (see `Counts.seen`)."""
+        self.counts.add(seen)
         self.learn_sizes(block_RC, facts)
 
     def learn_sizes(self, block_RC: Ints, facts: Sequence[Ints]) -> None:
@@ -187,7 +230,7 @@ class ClusteredModel:
 
     def __init__(self, columns: int, limit: int, clusters: int) -> None:
         self.limit = limit
-        self.counts_KS = np.concatenate([_start_counts(limit, share) for share in _SHARES])
+        self.counts = Counts(np.concatenate([_start_counts(limit, share) for share in _SHARES]))
         self.cluster_counts = np.ones(clusters, dtype=np.int64)
         self._all = ContextModel(columns, limit)
         self._signed_C = np.zeros(columns, dtype=np.int64)
@@ -201,9 +244,9 @@ class ClusteredModel:
         """The counts of each fact, in the order in which they are coded."""
         return self.cluster_counts, self._all.row_counts
 
-    def row_codes(self, block_RC: Ints) -> Ints:
+    def row_codes(self, ints_RC: npt.NDArray[np.signedinteger]) -> Ints:
         """The code (R,) of each row's mean magnitude."""
-        return self._all.row_codes(block_RC)
+        return self._all.row_codes(ints_RC)
 
     def classes(self, facts: Sequence[Ints]) -> tuple[Classes, npt.NDArray[np.bool_]]:
         """The class (R, C) of each integer in the next block, and whether its sign is changed."""
@@ -219,9 +262,9 @@ class ClusteredModel:
         offset_PC = (share_PC * CLASSES).astype(np.uint16)
         return _classes(facts[1], level_PC[place_R]) + offset_PC[place_R], (signed_PC < 0)[place_R]
 
-    def update(self, block_RC: Ints, facts: Sequence[Ints], histogram_KS: Ints) -> None:
-        """Learns from a block after it is coded. `histogram_KS` counts its integers by class."""
-        self.counts_KS += histogram_KS * _COUNT
+    def update(self, block_RC: Ints, facts: Sequence[Ints], seen: Seen) -> None:
+        """Learns from a block after it is coded; `seen` are its cells (see `Counts.seen`)."""
+        self.counts.add(seen)
         rows_G = np.bincount(facts[0], minlength=len(self._rows_G))
         self.cluster_counts += rows_G * _COUNT
         self._rows_G += rows_G
@@ -257,34 +300,27 @@ def _within(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Some rows as they are coded: `facts` with the counts of each, then `values_RC`, each integer under the
-    histogram of its class."""
+    histogram of its class; `seen` are their cells."""
 
     facts: tuple[tuple[Ints, Ints], ...]
     values_RC: Ints
     classes_RC: Classes
-    histogram_KS: Ints
+    seen: Seen
 
 
 def coded_blocks(
     ints_RC: npt.NDArray[np.int8], model: ContextModel | ClusteredModel, clusters_R: Ints | None
 ) -> Iterator[Block]:
     """The integers in the order of the file. The model is stepped on after each block."""
+    told = (model.row_codes(ints_RC),) if clusters_R is None else (clusters_R, model.row_codes(ints_RC))
     for start, stop in row_blocks(*ints_RC.shape):
         block_RC = ints_RC[start:stop].astype(np.int64)
-        codes_R = model.row_codes(block_RC)
-        facts = (codes_R,) if clusters_R is None else (clusters_R[start:stop], codes_R)
+        facts = tuple(fact_R[start:stop] for fact_R in told)
         classes_RC, flipped_RC = model.classes(facts)
         values_RC = block_RC if flipped_RC is None else np.where(flipped_RC, -block_RC, block_RC)
-        histogram_KS = histogram(values_RC, classes_RC, model.counts_KS.shape)
-        yield Block(tuple(zip(facts, model.row_tables, strict=True)), values_RC, classes_RC, histogram_KS)
-        model.update(block_RC, facts, histogram_KS)
-
-
-def histogram(values_RC: Ints, classes_RC: Classes, shape: tuple[int, ...]) -> Ints:
-    """How often each integer occurs in each class: (K, S)."""
-    classes, symbols = shape
-    cells = classes_RC.astype(np.int32) * symbols + (values_RC + symbols // 2).astype(np.int32)
-    return np.bincount(cells.reshape(-1), minlength=classes * symbols).reshape(classes, symbols)
+        seen = model.counts.seen(values_RC, classes_RC)
+        yield Block(tuple(zip(facts, model.row_tables, strict=True)), values_RC, classes_RC, seen)
+        model.update(block_RC, facts, seen)
 
 
 def scale_steps(
@@ -315,15 +351,7 @@ def code_bits(ints_RC: npt.NDArray[np.int8], limit: int, clusters_R: Ints | None
         model = ClusteredModel(columns, limit, int(clusters_R.max()) + 1)
     bits = 0.0
     for block in coded_blocks(ints_RC, model, clusters_R):
-        bits += _cross_entropy(block.histogram_KS, model.counts_KS)
+        bits += model.counts.bits(block.seen)
         for values_R, counts in block.facts:
-            bits += _cross_entropy(np.bincount(values_R, minlength=len(counts)), counts)
+            bits += len(values_R) * math.log2(counts.sum()) - float(np.log2(counts[values_R]).sum())
     return bits
-
-
-def _cross_entropy(observed: Ints, counts: Ints) -> float:
-    """Bits of the observed symbols (…, S) under probabilities counts / sum(counts)."""
-    # Of thousands of cells, few rows of integers reach many.
-    cells = np.flatnonzero(observed)
-    totals = np.log2(counts.sum(axis=-1).reshape(-1))[cells // counts.shape[-1]]
-    return float((observed.reshape(-1)[cells] * (totals - np.log2(counts.reshape(-1)[cells]))).sum())

@@ -19,9 +19,10 @@ from bytegolf.model.stack import Block
 from bytegolf.recipe import Evaluation, Recipe
 from bytegolf.text.spec import Text
 from bytegolf.tokens.spec import SentencePiece
+from bytegolf.training.adam import Adam
 from bytegolf.training.averaging import Average
 from bytegolf.training.budget import Budget
-from bytegolf.training.groups import Adam, Optimizers
+from bytegolf.training.groups import Optimizers
 from bytegolf.training.muon import Muon
 from bytegolf.training.schedule import Schedule
 from bytegolf.training.spec import Training

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bytegolf.artifact.account import Account
-from bytegolf.artifact.container import Contents, pack
+from bytegolf.artifact.container import Coded, Contents, pack
 from bytegolf.compression.calibration import gather_hessians
 from bytegolf.compression.compress import compress_model, role_rows, storage_of
 from bytegolf.compression.plan import Plan
@@ -162,6 +162,7 @@ class _Packer:
         self.roles = {name: str(role) for name, role in parameter_roles(model).items()}
         self._tokenizer, self._training, self._measured = tokenizer, training, measured
         self._rounded: dict[tuple[str, Storage | None], Stored] = {}
+        self._coded: Coded = {}
 
     def packed(self, plan: Plan) -> _Packed:
         """The artifact under a plan. What has been rounded to the same grid before is not rounded again."""
@@ -189,9 +190,10 @@ class _Packer:
         return self.coded(plan, self._corrected(tensors))
 
     def coded(self, plan: Plan, tensors: dict[str, Stored]) -> _Packed:
+        """What was coded last time, and is the same now, is not coded again."""
         contents = Contents(to_json(self.recipe), self._tokenizer, tensors, self.roles, self._training)
         with self._measured.watch.part("coding"):
-            return _Packed(plan, contents, *pack(contents))
+            return _Packed(plan, contents, *pack(contents, self._coded))
 
     def _corrected(self, tensors: dict[str, Stored]) -> dict[str, Stored]:
         spec, measured = self.recipe.compression.correction, self._measured

@@ -6,33 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bytegolf.errors import RecipeError
 from bytegolf.model.roles import LOOKUP_ROLES, MATRIX_ROLES, Role, parameter_roles
 from bytegolf.model.spec import LanguageModel
+from bytegolf.training.adam import Adam, AdamOptimizer
 from bytegolf.training.muon import Muon, MuonOptimizer
+from bytegolf.training.optimizer import Optimizer
 from bytegolf.training.ranks import PendingSum, Ranks
 from bytegolf.training.sharded_muon import ShardedMuonOptimizer
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Settings of AdamW (Loshchilov & Hutter 2019): decay is decoupled, scaled by the learning rate."""
-
-    learning_rate: float
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise RecipeError(f"learning_rate={self.learning_rate}; give a positive number")
-        for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise RecipeError(f"{name}={getattr(self, name)}; 0 ≤ {name} < 1 is needed")
-        for name in ("epsilon", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise RecipeError(f"{name}={getattr(self, name)}; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -71,7 +51,7 @@ class OptimizerGroup:
         parameters = dict(model.named_parameters())
         for name, role in parameter_roles(model).items():
             groups.setdefault(spec.treatment(role), []).append(parameters[name])
-        self.optimizers: list[torch.optim.Optimizer] = []
+        self.optimizers: list[Optimizer] = []
         self._treatments = list(groups)
         for treatment, members in groups.items():
             self.optimizers.append(_optimizer(treatment, members, ranks, precision))
@@ -151,15 +131,8 @@ class OptimizerGroup:
 
 def _optimizer(
     treatment: Muon | Adam, members: list[torch.nn.Parameter], ranks: Ranks, precision: torch.dtype
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     if isinstance(treatment, Muon):
         kind = ShardedMuonOptimizer if treatment.sharded and ranks.world > 1 else MuonOptimizer
         return kind(members, treatment, ranks, precision)
-    return torch.optim.AdamW(
-        members,
-        lr=treatment.learning_rate,
-        betas=(treatment.beta1, treatment.beta2),
-        eps=treatment.epsilon,
-        weight_decay=treatment.weight_decay,
-        fused=True,
-    )
+    return AdamOptimizer(members, treatment)

@@ -19,6 +19,7 @@ from bytegolf.kernels.orthogonal import (
     gram_orthogonalize,
     orthogonalize,
 )
+from bytegolf.training.optimizer import Optimizer
 from bytegolf.training.ranks import Ranks
 from bytegolf.training.schedule import Taper
 
@@ -92,7 +93,7 @@ class Muon:
         return self.weight_decay * (self.decay_taper.factor(progress) if self.decay_taper else 1.0)
 
 
-class MuonOptimizer(torch.optim.Optimizer):
+class MuonOptimizer(Optimizer):
     """For each matrix W (R × C) with gradient G, momentum μ and learning rate η:
 
     B ← μ B + G;  U = G + μ B;  O = orthogonalize(U);  W ← (1 − η · decay) W − η sqrt(max(1, R/C)) · O,
@@ -110,12 +111,12 @@ class MuonOptimizer(torch.optim.Optimizer):
             assert parameter.ndim == 2, (
                 f"Muon treats matrices; this parameter has shape {tuple(parameter.shape)}"
             )
-        defaults = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "steps": 0}
-        super().__init__(parameters, defaults)
+        settings = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "steps": 0}
+        super().__init__(parameters, settings)
         self.spec, self.ranks, self.dtype = spec, ranks, dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """One update from the parameters' gradients."""
         for group in self.param_groups:
             momentum = self.spec.momentum_at(group["steps"])

@@ -63,9 +63,8 @@ class ShardedMuonOptimizer(MuonOptimizer):
         self, parameters: Iterable[torch.nn.Parameter], spec: Muon, ranks: Ranks, dtype: torch.dtype
     ) -> None:
         super().__init__(parameters, spec, ranks, dtype)
-        self._members: list[torch.nn.Parameter] = self.param_groups[0]["params"]
         by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
-        for parameter in self._members:
+        for parameter in self.parameters:
             by_shape.setdefault(parameter.shape, []).append(parameter)
         shapes = [_Shape(members, ranks) for members in by_shape.values()]
         self._shapes = sorted(shapes, key=lambda shape: -shape.elements)
@@ -90,7 +89,7 @@ class ShardedMuonOptimizer(MuonOptimizer):
         torch._foreach_mul_([shape.gradients() for shape in self._shapes], factor)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """One update from the gradients of `start_reduction`."""
         self.begin_step()
         self.finish_step()
@@ -131,15 +130,15 @@ class ShardedMuonOptimizer(MuonOptimizer):
             whole_MRC = self.ranks.gather(own_SRC)
             momenta.update(zip(shape.parameters, whole_MRC, strict=False))
         # Second moments are those of results that all ranks have.
-        whole = {p: {k: v for k, v in self.state[p].items() if k != "momentum"} for p in self._members}
-        state = {i: {"momentum": momenta[p], **whole[p]} for i, p in enumerate(self._members)}
+        whole = {p: {k: v for k, v in self.state[p].items() if k != "momentum"} for p in self.parameters}
+        state = {i: {"momentum": momenta[p], **whole[p]} for i, p in enumerate(self.parameters)}
         return {**super().state_dict(), "state": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes this rank's share of a state saved by either form, on any number of ranks."""
         own = {id(parameter) for shape in self._shapes for parameter in shape.own}
         kept = {
-            index: {k: v for k, v in values.items() if k != "momentum" or id(self._members[index]) in own}
+            index: {k: v for k, v in values.items() if k != "momentum" or id(self.parameters[index]) in own}
             for index, values in state_dict["state"].items()
         }
         super().load_state_dict({**state_dict, "state": kept})

@@ -86,7 +86,7 @@ class SgdLearner:
     def __init__(self, spec: ScoreFirstSgd, model: LanguageModel) -> None:
         self.spec, self.model = spec, model
         self._parameters = list(model.parameters())
-        self._optimizer = torch.optim.SGD(self._parameters, lr=spec.learning_rate, momentum=spec.momentum)
+        self._momenta = [torch.zeros_like(parameter) for parameter in self._parameters]
 
     def learn(self, session: Session, spans: Sequence[tuple[int, int]], share: float) -> None:
         """Learns from the targets of `spans` (first, stop), once they are released; share: see `rate`."""
@@ -96,20 +96,18 @@ class SgdLearner:
         ids, targets, starts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         # Spans of different streams lie side by side here and must not see each other.
         starts[np.cumsum([0, *(len(part[0]) for part in parts[:-1])])] = True
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.rate(share)
-        size = self.spec.length * self.spec.rows
+        size, rate = self.spec.length * self.spec.rows, self.rate(share)
         with torch.enable_grad(), repeatable_gradients(self.model.device):
             for _ in range(self.spec.epochs):
                 for first in range(0, len(ids), size):
-                    self._step(*(array[first : first + size] for array in (ids, targets, starts)))
+                    self._step(*(array[first : first + size] for array in (ids, targets, starts)), rate=rate)
 
     def rate(self, share: float) -> float:
         """The learning rate when `share` (0..1) of the way from its beginning to its end lies behind."""
         final = self.spec.final_rate
         return self.spec.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * share)))
 
-    def _step(self, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> None:
+    def _step(self, ids: np.ndarray, targets: np.ndarray, starts: np.ndarray, *, rate: float) -> None:
         length, device = self.spec.length, self.model.device
         whole = len(ids) // length * length
         # A rest shorter than a row is a row of its own: padding would need a mask for its loss.
@@ -122,10 +120,21 @@ class SgdLearner:
             )
             starts_BT = on_host(starts[first:stop], device).view(-1, width)
             loss = loss + self.model.losses(ids_BT, targets_BT, starts_BT).sum()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         (loss / len(ids)).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.spec.clip)
-        self._optimizer.step()
+        self._move(rate)
+
+    @torch.no_grad()
+    def _move(self, rate: float) -> None:
+        """m ← μ m + g; w ← w − rate · m, for all that have a gradient."""
+        moved = [
+            (w, m, w.grad) for w, m in zip(self._parameters, self._momenta, strict=True) if w.grad is not None
+        ]
+        weights, momenta, gradients = (list(column) for column in zip(*moved, strict=True))
+        torch._foreach_mul_(momenta, self.spec.momentum)
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_add_(weights, momenta, alpha=-rate)
 
 
 class ChunkLearning:
