@@ -41,19 +41,18 @@ ARITHMETIC: dict[str, Callable[..., Row]] = {
     "selp.f32": lambda x, y, chosen: np.where(chosen, x, y),
     "setp.gt.f32": lambda x, y: x > y,
     "setp.gt.or.f32": lambda x, y, before: (x > y) | before,
-    "vote.sync.any.pred": lambda x, mask: np.full(LANES, bool(np.any(x))),
 }
 
 
 def run(ptx: str, inputs: list[Row], outputs: int) -> tuple[list[Row], int]:
     """What it leaves in its outputs, each (lanes,), and how many instructions it took."""
     values: dict[str, Row] = {f"${outputs + index}": row for index, row in enumerate(inputs)}
-    taken = 0
+    taken, here = 0, np.ones(LANES, dtype=bool)
 
     def value(name: str) -> Row:
         if name.startswith("0f"):
             return np.full(LANES, np.frombuffer(bytes.fromhex(name[2:]), dtype=">f4")[0], dtype=np.float32)
-        return np.zeros(LANES) if name.startswith("0x") else values[name]
+        return values[name]
 
     lines = ptx.splitlines()
     assert [lines[0], *lines[-2:]] == ["{", "EMPTY:", "}"]
@@ -61,13 +60,16 @@ def run(ptx: str, inputs: list[Row], outputs: int) -> tuple[list[Row], int]:
         if line.startswith(".reg"):
             continue
         taken += 1
-        if jump := re.fullmatch(r"@!(\w+) bra\.uni EMPTY;", line):
-            if not values[jump[1]].any():
+        if jump := re.fullmatch(r"@!(\w+) bra EMPTY;", line):
+            # Lanes that jump do nothing until the end; a warp of which all jump takes no time.
+            here = values[jump[1]]
+            if not here.any():
                 break
             continue
         operation, operands = line.rstrip(";").split(" ", 1)
         target, *sources = operands.split(", ")
-        values[target] = ARITHMETIC[operation](*map(value, sources))
+        made = ARITHMETIC[operation](*map(value, sources))
+        values[target] = np.where(here, made, values[target]) if target in values else made
     return [values[f"${index}"] for index in range(outputs)], taken
 
 

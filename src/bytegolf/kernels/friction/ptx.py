@@ -16,7 +16,7 @@ AT_ONCE = 8
 
 @functools.cache
 def gate_ptx(rule: Rule, *, slopes: bool) -> str:
-    """PTX for the weights of `AT_ONCE` edges, and with `slopes` theirs: all +0 if no lane has an edge.
+    """PTX for the weights of `AT_ONCE` edges, and with `slopes` theirs: all +0 in a lane without an edge.
 
     Operands: the weights, the slopes if asked for, the edges' x. With μ and its slope
     (1 − z)² (Q + z (1 − 2 z) Q′) by `polynomial.fidelity_polynomial`, of scores below 2¹²⁶. Empty for a rule
@@ -30,7 +30,7 @@ def gate_ptx(rule: Rule, *, slopes: bool) -> str:
     lines += [f"mov.f32 ${index}, {_literal(0.0)};" for index in range(outputs)]
     lines.append(f"setp.gt.f32 some, ${outputs}, {_literal(0.0)};")
     lines += [f"setp.gt.or.f32 some, ${outputs + i}, {_literal(0.0)}, some;" for i in range(1, AT_ONCE)]
-    lines += ["vote.sync.any.pred some, some, 0xffffffff;", "@!some bra.uni EMPTY;"]
+    lines.append("@!some bra EMPTY;")
     for i in range(AT_ONCE):
         slope = f"${AT_ONCE + i}" if slopes else None
         lines += _of_edge(f"${outputs + i}", f"${i}", slope, rule.form == "eta_mu", powers)
