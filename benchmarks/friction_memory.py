@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kernel_speed import peak_gigabytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -34,18 +35,10 @@ Row = dict[str, Any]
 BODIES: dict[str, Friction | None] = {"friction": Friction(), "softmax": None}
 
 
-def peak_gigabytes(work: Callable[[], Tensor], device: torch.device) -> float:
-    """The largest memory while it works, all that was there before counted in; 0 on a CPU."""
-    if device.type != "cuda":
-        work()
-        return 0.0
-    work()  # Compiles what is compiled.
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    result = work()
-    torch.cuda.synchronize()
-    del result
-    return torch.cuda.max_memory_allocated() / 1e9
+def settled_gigabytes(work: Callable[[], Tensor], device: torch.device) -> float:
+    """`peak_gigabytes` of what has run before, so that all is compiled."""
+    work()
+    return peak_gigabytes(work, device)
 
 
 def attention(options: argparse.Namespace, body: str, tokens: int, device: torch.device) -> Row:
@@ -70,7 +63,7 @@ def attention(options: argparse.Namespace, body: str, tokens: int, device: torch
         return friction_attend(q, k, v, rule=Rule(capacity=1.0), bias_H=None, friction_H=None, **where)
 
     before = torch.cuda.memory_allocated() / 1e9 if device.type == "cuda" else 0.0
-    return {"what": "attention", "gigabytes": peak_gigabytes(work, device) - before}
+    return {"what": "attention", "gigabytes": settled_gigabytes(work, device) - before}
 
 
 def network(options: argparse.Namespace, body: str, device: torch.device) -> LanguageModel:
@@ -96,7 +89,7 @@ def forward(model: LanguageModel, tokens: int) -> Row:
     return {
         "what": "forward",
         "weights_gigabytes": weights / 1e9,
-        "gigabytes": peak_gigabytes(lambda: model.losses(ids, ids, starts), device),
+        "gigabytes": settled_gigabytes(lambda: model.losses(ids, ids, starts), device),
     }
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_speed import Bench, ceilings
+from kernel_speed import Bench, ceilings, peak_gigabytes
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -218,15 +218,8 @@ def same_bits(inputs: Inputs, tiles: EdgeTiles) -> bool:
 
 def memory(work: Callable[[], Any], bench: Bench) -> float:
     """The largest memory beside what is there before, in gigabytes."""
-    if bench.device.type != "cuda":
-        return 0.0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    result = work()
-    torch.cuda.synchronize()
-    del result
-    return (torch.cuda.max_memory_allocated() - before) / 1e9
+    before = torch.cuda.memory_allocated() / 1e9 if bench.device.type == "cuda" else 0.0
+    return peak_gigabytes(work, bench.device) - before
 
 
 def softmaxes(inputs: Inputs) -> Iterator[tuple[str, Callable[[], Tensor], list[Tensor]]]:

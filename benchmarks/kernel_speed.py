@@ -101,6 +101,18 @@ class Bench:
         return row
 
 
+def peak_gigabytes(work: Callable[[], Any], device: torch.device) -> float:
+    """The largest memory while it works, all that was there before counted in; 0 on a CPU, without work."""
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    result = work()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
 def errors(
     function: Callable[..., Tensor], exact: Callable[..., Tensor], leaves: list[Tensor], toward: Tensor
 ) -> Row:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytegolf.errors import RecipeError, TextError
-from bytegolf.text import near_duplicates
+from bytegolf.text import near_duplicates, ngrams
 from bytegolf.text.documents import Document
 from bytegolf.text.near_duplicates import cluster
 from bytegolf.text.readers import read_documents
@@ -109,7 +109,7 @@ def test_a_sample_of_the_hashes_finds_the_same_clusters(monkeypatch):
     documents = [Document(words(i // 2, 600), str(i)) for i in range(60)]
     expected = cluster(documents, 0.1)
     monkeypatch.setattr(near_duplicates, "MAX_GRAMS", 3000)
-    monkeypatch.setattr(near_duplicates, "_CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(ngrams, "_CHUNK_BYTES", 10_000)
     np.testing.assert_array_equal(cluster(documents, 0.1), expected)
     assert expected.max() == 29
 

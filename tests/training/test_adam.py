@@ -35,9 +35,9 @@ def test_it_moves_as_torchs_does() -> None:
     optimizer, reference = AdamOptimizer(ours, SPEC), torch_optimizer(theirs)
     for step in range(6):
         rate = 0.1 / (1 + step)
+        optimizer.settings["lr"] = reference.param_groups[0]["lr"] = rate
         for one, weights in ((optimizer, ours), (reference, theirs)):
             set_gradients(weights, step)
-            one.param_groups[0]["lr"] = rate
             one.step()
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -37,11 +37,10 @@ def test_every_parameter_is_in_exactly_one_optimizer_by_its_role() -> None:
     roles = parameter_roles(model)
     seen = []
     for optimizer in group.optimizers:
-        for parameter_group in optimizer.param_groups:
-            for parameter in parameter_group["params"]:
-                seen.append(names[id(parameter)])
-                assert isinstance(optimizer, MuonOptimizer) == (roles[seen[-1]] in MATRIX_ROLES)
-                assert parameter_group["lr"] == SPEC.treatment(roles[seen[-1]]).learning_rate
+        for parameter in optimizer.parameters:
+            seen.append(names[id(parameter)])
+            assert isinstance(optimizer, MuonOptimizer) == (roles[seen[-1]] in MATRIX_ROLES)
+            assert optimizer.settings["lr"] == SPEC.treatment(roles[seen[-1]]).learning_rate
     assert sorted(seen) == sorted(roles)
 
 
@@ -51,7 +50,7 @@ def test_the_multiplier_scales_every_rate() -> None:
     for multiplier in (0.5, 0.25):
         backward(model)
         group.step(multiplier)
-        rates = {g["lr"] for optimizer in group.optimizers for g in optimizer.param_groups}
+        rates = {optimizer.settings["lr"] for optimizer in group.optimizers}
         assert rates == {0.1 * multiplier, 0.2 * multiplier, 0.4 * multiplier}
 
 
@@ -70,7 +69,7 @@ def test_only_the_decay_of_tapered_matrices_follows_the_budget() -> None:
         before = weight.detach().clone()
         group.step(0.5, progress=progress)
         torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5 * decay), rtol=1e-14, atol=0)
-        decays = {g["weight_decay"] for optimizer in group.optimizers for g in optimizer.param_groups}
+        decays = {optimizer.settings["weight_decay"] for optimizer in group.optimizers}
         assert sorted(decays) == pytest.approx(sorted({0.0, decay, 0.3}))
 
 

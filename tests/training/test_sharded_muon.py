@@ -93,7 +93,7 @@ def held(ranks: Ranks) -> list[int]:
     """How many elements of momentum a rank holds, and how many there are."""
     optimizer = sharded_of(trainer(spec(sharded=True), ranks=ranks))
     own = sum(state["momentum"].numel() for state in optimizer.state.values())
-    return [own, sum(parameter.numel() for parameter in optimizer.param_groups[0]["params"])]
+    return [own, sum(parameter.numel() for parameter in optimizer.parameters)]
 
 
 def with_missing_gradients(ranks: Ranks, kind: type[MuonOptimizer]) -> list[torch.Tensor]:

@@ -205,13 +205,13 @@ def test_one_process_exchanges_nothing() -> None:
     assert ranks.leads
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-
-
 def test_groups_follow_each_other_in_one_process(both: list[dict[str, Any]]) -> None:
     assert [rank["heard"] for rank in both] == [["group 0", "group 1", "group 2"]] * 2
 
 
 def test_training_on_a_cpu_imports_no_compiler(both: list[dict[str, Any]]) -> None:
     assert [rank["compiler"] for rank in both] == [False, False]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

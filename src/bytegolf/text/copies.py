@@ -8,21 +8,20 @@ licence, is nobody's copy and no reason to leave.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from bytegolf.text.documents import Document
-from bytegolf.text.ngrams import MIN_GRAMS, Hashes, Owners, sketched_grams
+from bytegolf.text.ngrams import MIN_GRAMS, Hashes, are_among, distinct_sketch, sketched_grams, text_chunks
 
 #: A 13-gram that more training documents have is common to all.
 _COMMON = 20
-_CHUNK_BYTES = 1 << 22
 
 
 def copies(training: Sequence[Document], validation: Sequence[Document], share: float) -> set[int]:
     """Indices of the training documents to leave out. `share` as `Text.near_duplicate`, 0 to 1."""
-    grams, owners = _distinct(*sketched_grams([_bytes_of(document) for document in validation]))
+    grams, owners = distinct_sketch(validation)
     sizes = np.bincount(owners, minlength=len(validation))
     held_by = _holders(training, np.unique(grams))
     of_document: dict[int, list[int]] = defaultdict(list)
@@ -48,33 +47,9 @@ def _holders(training: Sequence[Document], wanted: Hashes) -> dict[int, set[int]
     held_by: dict[int, set[int]] = defaultdict(set)
     if not len(wanted):
         return {}
-    for first, texts in _chunks(training):
+    for texts, first in text_chunks(training):
         grams, owners = sketched_grams(texts)
-        places = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
-        found = wanted[places] == grams
+        found = are_among(grams, wanted)
         for gram, owner in zip(grams[found].tolist(), owners[found].tolist(), strict=True):
             held_by[gram].add(first + owner)
     return {gram: holders for gram, holders in held_by.items() if len(holders) <= _COMMON}
-
-
-def _chunks(documents: Sequence[Document]) -> Iterator[tuple[int, list[bytes]]]:
-    """The texts, some megabytes at a time, each time with the index of the first."""
-    texts: list[bytes] = []
-    size = 0
-    for index, document in enumerate(documents):
-        texts.append(_bytes_of(document))
-        size += len(texts[-1])
-        if size >= _CHUNK_BYTES:
-            yield index + 1 - len(texts), texts
-            texts, size = [], 0
-    if texts:
-        yield len(documents) - len(texts), texts
-
-
-def _distinct(grams: Hashes, owners: Owners) -> tuple[Hashes, Owners]:
-    pairs = np.unique(np.stack([grams, owners.astype(np.uint64)], axis=1), axis=0)
-    return pairs[:, 0], pairs[:, 1].astype(np.int64)
-
-
-def _bytes_of(document: Document) -> bytes:
-    return document.text.encode("utf-8", "surrogatepass")

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bytegolf.text.documents import Document
-from bytegolf.text.ngrams import gram_hashes
+from bytegolf.text.ngrams import distinct_grams, gram_hashes, text_chunks
 
 # Beyond this many 13-grams (about 400 MB while they are sorted), only a sample of the hashes is kept.
 MAX_GRAMS = 16_000_000
 # A document is compared with this many later ones that share a 13-gram: enough to chain the documents of a
 # common licence text, and a bound on the work for 13-grams that stand everywhere.
 MAX_NEIGHBOURS = 64
-_CHUNK_BYTES = 4_000_000
 
 
 def cluster(documents: Sequence[Document], threshold: float) -> np.ndarray:
@@ -64,13 +63,13 @@ def _all_grams(documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
     grams, owners = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     waiting_count, limit = 0, np.uint64(0xFFFFFFFFFFFFFFFF)
-    for texts, first in _chunks(documents):
+    for texts, first in text_chunks(documents):
         new_grams, new_owners = gram_hashes(texts)
         kept = new_grams <= limit
         waiting.append((new_grams[kept], new_owners[kept] + first))
         waiting_count += int(kept.sum())
         if len(grams) + waiting_count > MAX_GRAMS:
-            grams, owners = _sorted_unique(
+            grams, owners = distinct_grams(
                 np.concatenate([grams, *(g for g, _ in waiting)]),
                 np.concatenate([owners, *(o for _, o in waiting)]),
             )
@@ -79,32 +78,9 @@ def _all_grams(documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
                 limit >>= np.uint64(1)
                 kept = grams <= limit
                 grams, owners = grams[kept], owners[kept]
-    return _sorted_unique(
+    return distinct_grams(
         np.concatenate([grams, *(g for g, _ in waiting)]), np.concatenate([owners, *(o for _, o in waiting)])
     )
-
-
-def _chunks(documents: Sequence[Document]) -> Iterator[tuple[list[bytes], int]]:
-    """(texts, number of the first): documents taken together up to a few megabytes."""
-    texts: list[bytes] = []
-    size = first = 0
-    for index, document in enumerate(documents):
-        if texts and size + len(document.text) > _CHUNK_BYTES:
-            yield texts, first
-            texts, size, first = [], 0, index
-        texts.append(document.text.encode())
-        size += len(texts[-1])
-    if texts:
-        yield texts, first
-
-
-def _sorted_unique(grams: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # Stable is enough: documents arrive in order, so equal hashes already stand in the order of their owners.
-    order = np.argsort(grams, kind="stable")
-    grams, owners = grams[order], owners[order]
-    new = np.ones(len(grams), dtype=bool)
-    new[1:] = (grams[1:] != grams[:-1]) | (owners[1:] != owners[:-1])
-    return grams[new], owners[new]
 
 
 def _root(parents: list[int], index: int) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bytegolf.text.documents import Document
+
 Hashes = npt.NDArray[np.uint64]
 Owners = npt.NDArray[np.int64]
 
@@ -20,6 +22,8 @@ SKETCH_LIMIT = (1 << 64) // SKETCH_RATE
 #: Of a document with fewer sketched 13-grams, some 330 words, they prove nothing.
 MIN_GRAMS = 5
 
+# Documents handed over at once: enough to drown the cost of a call.
+_CHUNK_BYTES = 4_000_000
 # Letters, and grams, handled at once: small enough for a processor's cache.
 _BLOCK = 1 << 16
 _MASK = (1 << 64) - 1
@@ -46,6 +50,46 @@ def sketched_grams(texts: Sequence[bytes]) -> tuple[Hashes, Owners]:
         grams.append(block_grams[kept])
         owners.append(block_owners[kept])
     return np.concatenate(grams), np.concatenate(owners)
+
+
+def text_chunks(documents: Sequence[Document]) -> Iterator[tuple[list[bytes], int]]:
+    """(texts, number of the first): documents taken together up to a few megabytes."""
+    texts: list[bytes] = []
+    size = first = 0
+    for index, document in enumerate(documents):
+        if texts and size + len(document.text) > _CHUNK_BYTES:
+            yield texts, first
+            texts, size, first = [], 0, index
+        texts.append(_text_bytes(document))
+        size += len(texts[-1])
+    if texts:
+        yield texts, first
+
+
+def distinct_grams(grams: Hashes, owners: Owners) -> tuple[Hashes, Owners]:
+    """Each text's repeated 13-grams once, sorted by hash. Of one hash, owners must already be in order."""
+    order = np.argsort(grams, kind="stable")
+    grams, owners = grams[order], owners[order]
+    new = np.ones(len(grams), dtype=bool)
+    new[1:] = (grams[1:] != grams[:-1]) | (owners[1:] != owners[:-1])
+    return grams[new], owners[new]
+
+
+def distinct_sketch(documents: Sequence[Document]) -> tuple[Hashes, Owners]:
+    """Of each document the distinct 13-grams below `SKETCH_LIMIT`, sorted by hash."""
+    return distinct_grams(*sketched_grams([_text_bytes(document) for document in documents]))
+
+
+def are_among(grams: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:
+    """Of each hash, whether it is one of `wanted`, which are sorted."""
+    if not len(wanted):
+        return np.zeros(len(grams), dtype=bool)
+    places = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
+    return wanted[places] == grams
+
+
+def _text_bytes(document: Document) -> bytes:
+    return document.text.encode("utf-8", "surrogatepass")
 
 
 _NO_HASHES: Hashes = np.zeros(0, dtype=np.uint64)

@@ -29,7 +29,7 @@ import numpy as np
 
 from bytegolf.errors import ShardError
 from bytegolf.text.documents import Document
-from bytegolf.text.ngrams import MIN_GRAMS, SKETCH_LIMIT, SKETCH_RATE, Hashes, sketched_grams
+from bytegolf.text.ngrams import MIN_GRAMS, SKETCH_LIMIT, SKETCH_RATE, Hashes, are_among, distinct_sketch
 from bytegolf.tokens.manifest import HASH_BYTES, HASHES, MANIFEST, SKETCH, check_file, read_manifest
 from bytegolf.tokens.shards import document_hash
 
@@ -166,19 +166,9 @@ def exceeds(shared: int, looked_up: int, threshold: float) -> bool:
 
 def _look_up(documents: list[Document], sketch: Hashes) -> tuple[np.ndarray, np.ndarray]:
     """int64 (documents,) each: distinct 13-grams of the sketched part, and those of them in `sketch`."""
-    texts = [document.text.encode("utf-8", "surrogatepass") for document in documents]
-    grams, owners = sketched_grams(texts)
-    order = np.lexsort((grams, owners))
-    grams, owners = grams[order], owners[order]
-    distinct = np.ones(len(grams), dtype=bool)
-    distinct[1:] = (grams[1:] != grams[:-1]) | (owners[1:] != owners[:-1])
-    grams, owners = grams[distinct], owners[distinct]
-    is_shared = np.zeros(len(grams), dtype=bool)
-    if len(sketch):
-        places = np.minimum(np.searchsorted(sketch, grams), len(sketch) - 1)
-        is_shared = sketch[places] == grams
+    grams, owners = distinct_sketch(documents)
     looked_up = np.bincount(owners, minlength=len(documents))
-    return looked_up, np.bincount(owners[is_shared], minlength=len(documents))
+    return looked_up, np.bincount(owners[are_among(grams, sketch)], minlength=len(documents))
 
 
 def _read_training_hashes(folder: Path) -> set[bytes]:

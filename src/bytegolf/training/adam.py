@@ -56,7 +56,6 @@ class AdamOptimizer(Optimizer):
             return
         names = ("exp_avg", "exp_avg_sq", "step")
         means, squares, steps = ([self.state[p][name] for p in moved] for name in names)
-        (group,) = self.param_groups
         adamw(
             list(moved),
             [parameter.grad for parameter in moved if parameter.grad is not None],
@@ -68,8 +67,8 @@ class AdamOptimizer(Optimizer):
             amsgrad=False,
             beta1=self.spec.beta1,
             beta2=self.spec.beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
+            lr=self.settings["lr"],
+            weight_decay=self.settings["weight_decay"],
             eps=self.spec.epsilon,
             maximize=False,
         )

@@ -56,7 +56,7 @@ class OptimizerGroup:
         for treatment, members in groups.items():
             self.optimizers.append(_optimizer(treatment, members, ranks, precision))
         self._sharded = [o for o in self.optimizers if isinstance(o, ShardedMuonOptimizer)]
-        elsewhere = {id(p) for o in self._sharded for group in o.param_groups for p in group["params"]}
+        elsewhere = {id(p) for o in self._sharded for p in o.parameters}
         #: What every rank needs the whole gradient of.
         self._replicated = [p for p in parameters.values() if id(p) not in elsewhere]
         self._parameters = list(parameters.values())
@@ -104,10 +104,9 @@ class OptimizerGroup:
         `progress`: the used share of the budget, which weight decay can depend on.
         """
         for optimizer, treatment in zip(self.optimizers, self._treatments, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = treatment.learning_rate * multiplier
-                if isinstance(treatment, Muon):
-                    group["weight_decay"] = treatment.decay_at(progress)
+            optimizer.settings["lr"] = treatment.learning_rate * multiplier
+            if isinstance(treatment, Muon):
+                optimizer.settings["weight_decay"] = treatment.decay_at(progress)
         for optimizer in self._sharded:
             optimizer.begin_step()
         self._arriving.wait()

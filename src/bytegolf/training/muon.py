@@ -6,7 +6,7 @@ with several ranks each orthogonalizes its share of the batch, and all receive t
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -118,22 +118,27 @@ class MuonOptimizer(Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         """One update from the parameters' gradients."""
-        for group in self.param_groups:
-            momentum = self.spec.momentum_at(group["steps"])
-            group["steps"] += 1
-            by_shape: dict[torch.Size, list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
-            for parameters in by_shape.values():
-                directions = list(self._orthogonal_update(parameters, momentum).unbind())
-                self._apply(parameters, directions, group)
+        momentum = self._next_momentum()
+        by_shape: dict[torch.Size, list[Tensor]] = {}
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for parameters in by_shape.values():
+            directions = list(self._orthogonal_update(parameters, momentum).unbind())
+            self._apply(parameters, directions)
 
-    def _apply(self, parameters: list[Tensor], directions: list[Tensor], group: dict[str, Any]) -> None:
-        """Moves parameters of one shape, of this group, against their directions."""
+    def _next_momentum(self) -> float:
+        """The momentum of this step, which is counted."""
+        momentum = self.spec.momentum_at(self.settings["steps"])
+        self.settings["steps"] += 1
+        return momentum
+
+    def _apply(self, parameters: list[Tensor], directions: list[Tensor]) -> None:
+        """Moves parameters of one shape against their directions."""
         if self.spec.second_moment is not None:
             directions = self._normalized(parameters, directions, self.spec.second_moment)
-        apply_update(parameters, directions, group["lr"], group["weight_decay"], cautious=self.spec.cautious)
+        rate, decay = self.settings["lr"], self.settings["weight_decay"]
+        apply_update(parameters, directions, rate, decay, cautious=self.spec.cautious)
 
     def _normalized(self, parameters: list[Tensor], directions: list[Tensor], beta: float) -> list[Tensor]:
         """The directions, neuron by neuron divided by the root of their averaged squares."""

@@ -8,19 +8,15 @@ from torch import Tensor, nn
 
 
 class Optimizer:
-    """Parameters with their settings (`param_groups`, one group) and what is kept of each (`state`).
+    """Parameters, the settings of all of them, and what is kept of each (`state`).
 
-    Saves and reads what torch's optimizers do. These import torch's compiler when one is made: two seconds
-    that a start without compiled code, as on a CPU, would wait for nothing.
+    Saves and reads what torch's optimizers do with one group of parameters. These import torch's compiler
+    when one is made: two seconds that a start without compiled code, as on a CPU, would wait for nothing.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: dict[str, Any]) -> None:
-        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **settings}]
+        self.parameters, self.settings = list(parameters), settings
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return self.param_groups[0]["params"]
 
     def step(self) -> None:
         """One update from the parameters' gradients; a parameter without one stays as it is."""
@@ -30,7 +26,7 @@ class Optimizer:
         """Settings, and what is kept of each parameter by its number. Holds the tensors themselves."""
         numbers: dict[Tensor, int] = {parameter: number for number, parameter in enumerate(self.parameters)}
         state = {numbers[parameter]: values for parameter, values in self.state.items()}
-        return {"state": state, "param_groups": [{**self.param_groups[0], "params": list(numbers.values())}]}
+        return {"state": state, "param_groups": [{**self.settings, "params": list(numbers.values())}]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes copies of what `state_dict` holds, to where each parameter is.
@@ -43,7 +39,7 @@ class Optimizer:
                 f"the saved optimizer has {len(saved['params'])} parameters and this one "
                 f"{len(self.parameters)}; give it the state of the same model"
             )
-        self.param_groups = [{**saved, "params": self.parameters}]
+        self.settings = {name: value for name, value in saved.items() if name != "params"}
         self.state.clear()
         for index, values in state_dict["state"].items():
             parameter = self.parameters[index]

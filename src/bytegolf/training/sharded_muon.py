@@ -97,9 +97,7 @@ class ShardedMuonOptimizer(MuonOptimizer):
     @torch.no_grad()
     def begin_step(self) -> None:
         """Updates all matrices but those of the smallest shape, whose results are still arriving."""
-        group = self.param_groups[0]
-        momentum = self.spec.momentum_at(group["steps"])
-        group["steps"] += 1
+        momentum = self._next_momentum()
         for shape in self._shapes:
             u_SRC = self._nesterov(shape, momentum)
             # In the precision they were computed in: half the traffic, the same values.
@@ -118,7 +116,7 @@ class ShardedMuonOptimizer(MuonOptimizer):
             ]
             if moved:
                 parameters, directions = (list(part) for part in zip(*moved, strict=True))
-                self._apply(parameters, directions, self.param_groups[0])
+                self._apply(parameters, directions)
         self._gathering = []
 
     @torch.no_grad()
