@@ -45,17 +45,14 @@ Row = dict[str, Any]
 #: What `--tune` tries.
 TILES = (
     EdgeTiles(),
-    EdgeTiles(64, 32, stages=3),
-    EdgeTiles(64, 64),
-    EdgeTiles(64, 64, registers=128),
-    EdgeTiles(64, 64, stages=3, registers=128),
-    EdgeTiles(128, 32, warps=8),
+    EdgeTiles(registers=None),
+    EdgeTiles(keys=32, registers=None),
+    EdgeTiles(keys=32),
     EdgeTiles(128, 64, warps=8),
-    EdgeTiles(128, 64, warps=8, registers=128),
 )
 RULE = Rule("eta_mu", 1.25, 4.0)
 #: By which the share of tiles without an edge is given.
-SQUARE = EdgeTiles(64, 64)
+SQUARE = EdgeTiles()
 
 
 class Inputs:

@@ -230,6 +230,7 @@ def forward(
         least=0.0 if bound is None else bound[1],
         ARM=arm,
         FLAGGED=flagged,
-        maxnreg=edges.tiles.registers,
+        # Before Hopper addresses take registers of their own, and with so few left sums would be spilled.
+        maxnreg=edges.tiles.registers if edges.described else None,
     )
     return y, taken, flags

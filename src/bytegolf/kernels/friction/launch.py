@@ -84,21 +84,21 @@ class Cut(NamedTuple):
 @dataclass(frozen=True)
 class EdgeTiles:
     """queries × keys of a tile, powers of two from 16 on; warps: groups of 32 threads; stages: tiles in
-    flight; registers: bound for each thread of the forward pass. Narrow ones are left out more often; a
-    softmax, which leaves out none, has them wider (`of`).
+    flight; registers: bound for each thread of the forward pass, from Hopper on: with 128 more tiles are at
+    work at a time, and none waits for memory instead. A softmax computes too much at once for that (`of`).
 
     Dense and sparse kernels take the same, and none is tuned at the first step: rounding must not differ.
     """
 
     queries: int = 64
-    keys: int = 32
+    keys: int = 64
     warps: int = 4
     stages: int = 2
-    registers: int | None = None
+    registers: int | None = 128
 
     @staticmethod
     def of(rule: Rule | None) -> "EdgeTiles":
-        return EdgeTiles() if rule is not None else EdgeTiles(keys=64)
+        return EdgeTiles() if rule is not None else EdgeTiles(registers=None)
 
     def cut(self, width: int) -> Cut:
         return Cut(self.queries, self.keys, width, max(16, 1 << (width - 1).bit_length()))

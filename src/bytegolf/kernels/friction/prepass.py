@@ -87,58 +87,88 @@ def _coarse_keys_kernel(k, tokens, groups, codes, steps, norms, errors, CUT: tl.
 
 
 @triton.jit
-def _flag_kernel(
+def _largest_kernel(
     q,
     k,
     sight,
     codes,
-    steps,
-    norms,
-    errors,
-    slack,
-    flags,
+    of_queries,
+    largest,
     COARSE: tl.constexpr,
     TILES: tl.constexpr,
     PACKED: tl.constexpr,
     CUT: tl.constexpr,
 ):
-    tile, row, head, group, queries, bias, friction = query_tile(sight, CUT)
+    """The largest product of every tile, and of each tile of queries what `_rounded` measures of it.
+
+    Nothing else is in the loop: what a tile's largest product says is cheap to ask of all tiles together.
+    """
+    tile, row, head, group, queries, _, _ = query_tile(sight, CUT)
     tokens, key_tiles = sight.tokens, tl.cdiv(sight.tokens, CUT.keys)
     group_of_all = row * sight.groups + group
-    line = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile) * key_tiles
+    line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
     q_QK = load_rows(head_of(q, row, head), queries, q.token, tokens, CUT)
-    step, error, coarse = 0.0, 0.0, 0.0
     if COARSE:
         q_QK, step, norm, error, coarse = _rounded(q_QK)
+        tl.store(of_queries + line * 3, step)
         # Sums of K products in float32 are within K 2⁻²² ‖q‖ ‖k‖ of what they should be.
-        error += norm * (CUT.block * 2.0**-22)
+        tl.store(of_queries + line * 3 + 1, error + norm * (CUT.block * 2.0**-22))
+        tl.store(of_queries + line * 3 + 2, coarse)
     _, inner, outer, _ = keys_in_sight(sight, row, tile, PACKED, CUT)
     columns = tl.arange(0, CUT.block)
     for first in range(inner, outer, TILES):
         keys = first * CUT.keys + tl.arange(0, TILES * CUT.keys)
         tiles = first + tl.arange(0, TILES)
-        there = tiles < outer
         if COARSE:
             place = (group_of_all.to(tl.int64) * tokens + keys)[:, None] * CUT.width + columns[None, :]
             present = (keys < tokens)[:, None] & (columns < CUT.width)[None, :]
             products = tl.dot(q_QK, tl.trans(tl.load(codes + place, mask=present, other=0)))
         else:
             products = scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT))
-        apart = tl.reshape(products, [products.shape[0], TILES, products.shape[1] // TILES])
-        best_J = tl.max(tl.max(apart, axis=2), axis=0).to(tl.float32)
+        apart = tl.reshape(products, [CUT.queries, TILES, CUT.keys]).trans(1, 0, 2)
+        best_J = tl.max(tl.reshape(apart, [TILES, CUT.queries * CUT.keys]), axis=1)
+        tl.store(largest + line * key_tiles + tiles, best_J.to(tl.float32), mask=tiles < outer)
+
+
+@triton.jit
+def _flag_kernel(
+    sight,
+    of_queries,
+    largest,
+    steps,
+    norms,
+    errors,
+    slack,
+    flags,
+    COARSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PACKED: tl.constexpr,
+    CUT: tl.constexpr,
+):
+    """Which tiles of a line are kept, by their largest products."""
+    tile, row, _, group, _, bias, friction = query_tile(sight, CUT)
+    key_tiles = tl.cdiv(sight.tokens, CUT.keys)
+    of_keys = (row * sight.groups + group) * key_tiles
+    line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
+    _, inner, outer, _ = keys_in_sight(sight, row, tile, PACKED, CUT)
+    for first in range(0, key_tiles, BLOCK):
+        tiles = first + tl.arange(0, BLOCK)
+        there = (tiles >= inner) & (tiles < outer)
+        best_J = tl.load(largest + line * key_tiles + tiles, mask=there, other=0.0)
         cost_J = _least_cost(tile, tiles, bias, friction, CUT)
         if COARSE:
-            of_tile = group_of_all * key_tiles + tiles
-            norm_J = tl.load(norms + of_tile, mask=there, other=0.0)
-            error_J = tl.load(errors + of_tile, mask=there, other=0.0)
-            step_J = tl.load(steps + of_tile, mask=there, other=0.0)
+            step, error = tl.load(of_queries + line * 3), tl.load(of_queries + line * 3 + 1)
+            coarse = tl.load(of_queries + line * 3 + 2)
+            norm_J = tl.load(norms + of_keys + tiles, mask=there, other=0.0)
+            error_J = tl.load(errors + of_keys + tiles, mask=there, other=0.0)
+            step_J = tl.load(steps + of_keys + tiles, mask=there, other=0.0)
             best_J = best_J * (step * step_J) + error * norm_J + coarse * error_J
             # In proportion too: large numbers are rounded by more.
             slack_J = ROUNDED * (1.0 + 2.0**-8 * (tl.abs(cost_J) + tl.abs(bias)))
         else:
             slack_J = tl.load(slack + tl.program_id(1))
-        keep_J = best_J * sight.scale - cost_J + slack_J > 0.0
-        tl.store(flags + line + tiles, keep_J.to(tl.int8), mask=there)
+        keep_J = there & (best_J * sight.scale - cost_J + slack_J > 0.0)
+        tl.store(flags + line * key_tiles + tiles, keep_J.to(tl.int8), mask=tiles < key_tiles)
 
 
 def coarse_keys(edges: Edges) -> CoarseKeys:
@@ -165,25 +195,41 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
     """
     q = edges.q_BTHK
     size = (edges.heads, edges.query_tiles, edges.key_tiles)
-    flags = torch.zeros(size, dtype=torch.int8, device=q.device)
+    flags = torch.empty(size, dtype=torch.int8, device=q.device)
+    largest = torch.empty(size, device=q.device)
     coarse = slack is None
     codes, steps, norms, errors = _parts(coarse_keys(edges)) if coarse else (None,) * 4
-    _flag_kernel[(edges.query_tiles, edges.heads)](
+    of_queries = torch.empty((*size[:2], 3), device=q.device) if coarse else None
+    cut, packed = edges.tiles.cut(q.shape[-1]), edges.first_BT is not None
+    grid = (edges.query_tiles, edges.heads)
+    _largest_kernel[grid](
         Laid.of(q),
         Laid.of(edges.k_BTGK),
         edges.sight,
         codes,
+        of_queries,
+        largest,
+        COARSE=coarse,
+        TILES=max(1, _KEYS // edges.tiles.keys),
+        PACKED=packed,
+        CUT=cut,
+        num_warps=4,
+        num_stages=3,
+    )
+    _flag_kernel[grid](
+        edges.sight,
+        of_queries,
+        largest,
         steps,
         norms,
         errors,
         slack,
         flags,
         COARSE=coarse,
-        TILES=max(1, _KEYS // edges.tiles.keys),
-        PACKED=edges.first_BT is not None,
-        CUT=edges.tiles.cut(q.shape[-1]),
-        num_warps=4,
-        num_stages=3,
+        BLOCK=256,
+        PACKED=packed,
+        CUT=cut,
+        num_warps=1,
     )
     return flags
 
