@@ -20,6 +20,7 @@ from typing import IO, Any
 from bytegolf import errors
 from bytegolf.errors import BytegolfError, ShardError
 from bytegolf.text.spec import Text, load_text
+from bytegolf.text.spread import processes_for
 from bytegolf.tokens.manifest import file_digest
 from bytegolf.tokens.shards import Prepared, prepare
 from bytegolf.tokens.spec import Tokens, build_tokenizer
@@ -27,8 +28,6 @@ from bytegolf.tree import from_json, to_json
 
 Say = Callable[[str], None]
 
-#: Below this much text a pool of processes costs more than it saves.
-_PARALLEL_BYTES = 20_000_000
 # Where to import from is told, for this process may have changed it.
 _PROGRAM = """
 import json, sys
@@ -59,7 +58,6 @@ def make_tokens(job: TokensToMake, say: Say) -> Prepared:
     say("reading text …")
     split = load_text(job.text)
     files = [[*entry, file_digest(Path(entry[0]))] for entry in job.source["files"]]
-    size = sum(len(document.text) for document in split.training)
     return prepare(
         job.folder,
         training=split.training,
@@ -67,7 +65,7 @@ def make_tokens(job: TokensToMake, say: Say) -> Prepared:
         tokenizer=build_tokenizer(job.tokens, split.training),
         source=job.source | {"files": files},
         progress=lambda documents, done: say(f"tokenizing … {documents:,} documents"),
-        processes=(os.cpu_count() or 1) if size > _PARALLEL_BYTES else 1,
+        processes=processes_for(sum(len(document.text) for document in split.training)),
     )
 
 
