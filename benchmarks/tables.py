@@ -31,7 +31,8 @@ def main() -> None:
         (ROOT / "benchmarks" / "README.md", "quantization", quantization_table()),
         (ROOT / "benchmarks" / "README.md", "roundings", roundings_table()),
         (ROOT / "benchmarks" / "README.md", "ablations", ablations_table()),
-        (ROOT / "benchmarks" / "README.md", "frontier", frontier_table()),
+        (ROOT / "benchmarks" / "README.md", "frontier", frontier_table("frontier")),
+        (ROOT / "benchmarks" / "README.md", "frontier-h100", frontier_table("frontier-h100")),
         (ROOT / "benchmarks" / "README.md", "friction", friction_table()),
         (ROOT / "benchmarks" / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
         (ROOT / "README.md", "compressors", compressors_table("pocket-gptq-cpu")),
@@ -151,9 +152,9 @@ def ablations_table() -> str:
     return differences("ablations", ablations, sorted(found, key=lambda row: row["difference"]))
 
 
-def frontier_table() -> str:
-    """One row for each technique that has records."""
-    return differences("frontier", frontier, frontier.collected(RESULTS / "frontier"))
+def frontier_table(folder: str) -> str:
+    """One row for each technique that has records in a folder of one kind of machine."""
+    return differences(folder, frontier, frontier.collected(RESULTS / folder))
 
 
 def friction_table() -> str:

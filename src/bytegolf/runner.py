@@ -1,6 +1,9 @@
 """From a recipe to a run folder: the one place where all parts meet."""
 
+import functools
+import gc
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from bytegolf.running.grids import early_plan, refuse_hopeless_budget
 from bytegolf.running.outcome import evaluate_run
 from bytegolf.running.prepared import open_data
 from bytegolf.running.progress import Display
-from bytegolf.running.wake import wake
+from bytegolf.running.rehearsal import stand_in_text
 from bytegolf.tokens.batches import PackedBatches
 from bytegolf.tokens.shards import Prepared
 from bytegolf.training.budget import Stopwatch
@@ -94,9 +97,9 @@ class Trained:
 
 def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: Display) -> Trained:
     """Prepares text and trains until the budget is used."""
-    awake = wake(ranks.device, compiles=_compiles(recipe, ranks.device))
-    prepared = open_data(recipe, folder, ranks, display)
-    awake.join()
+    slow_start = ranks.device.type == "cuda" or _compiles(recipe, ranks.device)
+    meanwhile = functools.partial(rehearse, recipe, ranks.device) if slow_start else None
+    prepared = open_data(recipe, folder, ranks, display, meanwhile=meanwhile)
     recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
     trainer, seen = build_trainer(recipe, prepared, folder, ranks)
     try:
@@ -122,6 +125,28 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, ranks: Ranks, display: 
     if ranks.leads and trainer.average is not None and trainer.average.steps:
         trained.training["average"] = _beside_last_weights(trained, trainer.model, folder, display)
     return trained
+
+
+def rehearse(recipe: Recipe, device: torch.device) -> None:
+    """Opens the GPU and compiles, for made-up tokens, what training will run: the same code serves it then.
+
+    For each process alone: connecting them is left to the trainer's own beginning.
+    """
+    prepared = stand_in_text(recipe)
+    recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _ = build_trainer(recipe, prepared, Path(folder), Ranks(device=device))
+        try:
+            if _compiles(recipe, device):
+                trainer.model.compile_parts()
+            trainer.warm_up()
+        finally:
+            trainer.record.close()
+    del trainer
+    # Compiled code and networks hold one another; the GPU's memory is for the network that trains.
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _beside_last_weights(

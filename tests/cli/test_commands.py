@@ -115,6 +115,18 @@ def test_help_names_every_command_and_a_recipe_s_help_every_setting(
     assert "The 2 layers are alike" in page
 
 
+@pytest.mark.parametrize("name", ["nine_hyperparameters", "looped_noisy"])
+def test_alike_layers_are_shown_once_where_a_loop_needs_all(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", name, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "--model.layers.0.mixer.heads" in page
+    assert "--model.layers.1." not in page
+    assert "--model.loop.last" in page
+    assert "layers are alike" in page
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -11,9 +11,13 @@ from specs import VOCABULARY, build, packed
 from toy_recipes import small
 
 import bytegolf.recipes
+from bytegolf.artifact.source import source_bytes
 from bytegolf.model.roles import parameter_roles
 from bytegolf.model.stream import Memory
 from bytegolf.recipe import Recipe
+from bytegolf.runner import rehearse
+from bytegolf.submission.folder import LIMIT_BYTES
+from bytegolf.tokens.spec import Bytes
 from bytegolf.tree import from_json, to_json
 
 NAMES = [module.name for module in pkgutil.iter_modules(bytegolf.recipes.__path__)]
@@ -66,3 +70,15 @@ def test_a_recipe_keeps_the_contracts(recipe: Recipe) -> None:
     alone = model.log_probabilities(ids[:, 6:-1], starts[:, 6:])
     # Rotary angles are float32, and at this size their rounding has been through many layers.
     torch.testing.assert_close(alone, logs[:, 6:], rtol=0, atol=1e-4)
+
+
+@EVERY_RECIPE
+def test_a_recipe_can_be_rehearsed_before_its_text_is_there(recipe: Recipe) -> None:
+    rehearse(dataclasses.replace(small(recipe), tokens=Bytes()), torch.device("cpu"))
+
+
+def test_recipes_for_the_challenge_leave_room_for_its_script() -> None:
+    budgets = {recipe.name: recipe.compression.budget_bytes for recipe in RECIPES}
+    large = {name: budget for name, budget in budgets.items() if budget and budget > LIMIT_BYTES // 2}
+    assert "best" in large
+    assert max(large.values()) + source_bytes() <= LIMIT_BYTES

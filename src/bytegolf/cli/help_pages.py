@@ -1,5 +1,6 @@
 """What --help prints: the list of commands, a command's options, and every setting of a recipe."""
 
+import copy
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -67,8 +68,10 @@ def print_recipe(name: str, source: str, recipe: Any) -> None:
     layers = recipe.model.layers
     alike = len(layers) > 1 and len(set(layers)) == 1
     if alike:
-        # Nine times the same page helps nobody.
-        recipe = replace(recipe, model=replace(recipe.model, layers=layers[:1]))
+        # Nine times the same page helps nobody. It is shown, never built: loops would miss their layers.
+        model = copy.copy(recipe.model)
+        object.__setattr__(model, "layers", layers[:1])
+        recipe = replace(recipe, model=model)
     _print(type(recipe), f"{name} {source}", f"Every setting of {source}.", {"default": recipe})
     _note(_DOTTED)
     if alike:

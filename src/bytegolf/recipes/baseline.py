@@ -50,6 +50,6 @@ RECIPE = Recipe(
         schedule=Schedule(warmdown=1.0),
         average=Average(decay=0.95),
     ),
-    compression=Compression(plan=FitBytes(), budget_bytes=15_880_000),
+    compression=Compression(plan=FitBytes(), budget_bytes=15_830_000),
     evaluation=Evaluation(plans=(Sliding(1024, 64), Chunked(1024))),
 )

@@ -87,7 +87,7 @@ RECIPE = Recipe(
     ),
     compression=Compression(
         plan=FitBytes(),
-        budget_bytes=15_870_000,
+        budget_bytes=15_830_000,
         gptq=Gptq(),
         correction=LowRankCorrection(),
     ),

@@ -54,7 +54,7 @@ RECIPE = replace(
                 RoleGrid(Role.MLP_UP, SIX_BITS),
             ),
         ),
-        budget_bytes=15_880_000,
+        budget_bytes=15_830_000,
         gptq=NINE.compression.gptq,
         correction=LowRankCorrection(rank=4, matrices=3, largest="norm"),
         gates=Grid(8, AbsMax()),

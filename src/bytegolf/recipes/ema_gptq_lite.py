@@ -76,7 +76,7 @@ RECIPE = Recipe(
     ),
     compression=Compression(
         plan=FitBytes(tuple(Grid(bits, BestQuantile()) for bits in (8, 7, 6, 5, 4))),
-        budget_bytes=15_880_000,
+        budget_bytes=15_830_000,
         # A rate that falls for the whole run is below 0.15 of its start in the last 15 %.
         quantization_aware_from=0.85,
     ),

@@ -67,6 +67,6 @@ RECIPE = Recipe(
         average=Average(decay=0.95),
         validate_at=(0.33, 0.66),
     ),
-    compression=Compression(plan=FitBytes(), budget_bytes=15_870_000, gptq=Gptq()),
+    compression=Compression(plan=FitBytes(), budget_bytes=15_830_000, gptq=Gptq()),
     evaluation=Evaluation(plans=(Sliding(1024, 64), Chunked(1024))),
 )

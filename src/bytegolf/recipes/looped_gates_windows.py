@@ -95,7 +95,7 @@ RECIPE = Recipe(
                 RoleGrid(Role.MLP_DOWN, Grid(6, StandardDeviations(12))),
             ),
         ),
-        budget_bytes=15_880_000,
+        budget_bytes=15_830_000,
         gptq=Gptq(batches=16, rows=24),
     ),
     evaluation=Evaluation(plans=(Sliding(4096, 64), Chunked(4096))),

@@ -35,6 +35,6 @@ RECIPE = replace(
     ),
     training=replace(BASELINE.training, forward_rows=128),
     compression=Compression(
-        plan=FixedBits(Grid(8, AbsMax())), budget_bytes=15_880_000, noise=Noise(start=0.0, looped_only=True)
+        plan=FixedBits(Grid(8, AbsMax())), budget_bytes=15_830_000, noise=Noise(start=0.0, looped_only=True)
     ),
 )

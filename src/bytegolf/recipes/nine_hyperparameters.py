@@ -112,7 +112,7 @@ RECIPE = Recipe(
     ),
     compression=Compression(
         plan=PLAN,
-        budget_bytes=15_880_000,
+        budget_bytes=15_830_000,
         gptq=Gptq(batches=16, rows=48),
         correction=LowRankCorrection(rank=4, matrices=3, largest="norm"),
         gates=Grid(8, AbsMax()),

@@ -71,7 +71,7 @@ RECIPE = Recipe(
             Grid(6, Quantile()),
             exceptions=(RoleGrid(Role.EMBEDDING, Float16()), RoleGrid(Role.BIGRAM, Float16())),
         ),
-        budget_bytes=15_880_000,
+        budget_bytes=15_830_000,
         quantization_aware_from=0.0,
     ),
     evaluation=Evaluation(plans=(Sliding(1024, 64), Chunked(1024))),

@@ -72,7 +72,7 @@ RECIPE = Recipe(
     ),
     compression=Compression(
         plan=FixedBits(Ternary(group=128), exceptions=EIGHT_BIT_FLOATS),
-        budget_bytes=15_880_000,
+        budget_bytes=15_830_000,
         quantization_aware_from=0.0,
     ),
     evaluation=Evaluation(plans=(Sliding(1024, 16), Chunked(1024))),

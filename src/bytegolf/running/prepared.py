@@ -1,49 +1,50 @@
 """The tokens of a recipe's text: prepared once, then reused."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bytegolf.recipe import Recipe
 from bytegolf.running.progress import Display
 from bytegolf.text.readers import source_files
-from bytegolf.text.spec import load_text
+from bytegolf.tokens.making import TokensToMake, made_meanwhile, make_tokens
 from bytegolf.tokens.manifest import file_digest
-from bytegolf.tokens.shards import Prepared, open_prepared, prepare
-from bytegolf.tokens.spec import SentencePiece, TokenizerFile, build_tokenizer
+from bytegolf.tokens.shards import Prepared, open_prepared
+from bytegolf.tokens.spec import SentencePiece, TokenizerFile
 from bytegolf.training.ranks import Ranks
 from bytegolf.tree import to_json
 
-#: Below this much text a pool of processes costs more than it saves.
-_PARALLEL_BYTES = 20_000_000
 
-
-def open_data(recipe: Recipe, folder: Path, ranks: Ranks, display: Display) -> Prepared:
+def open_data(
+    recipe: Recipe,
+    folder: Path,
+    ranks: Ranks,
+    display: Display,
+    *,
+    meanwhile: Callable[[], None] | None = None,
+) -> Prepared:
     """Training and held-out tokens, made by the leading rank if they are not there yet.
+
+    `meanwhile` is run by every rank while they are made, in a process of their own then; where they are there
+    already it is not.
 
     Raises `ShardError` if the folder holds other text, or another tokenizer's tokens.
     """
     where = Path(recipe.prepared) if recipe.prepared else folder / "data"
-    if ranks.leads:
-        source = _source(recipe)
-        prepared = _reused(where, source)
-        if prepared is None:
-            display.update("reading text …")
-            split = load_text(recipe.text)
-            tokenizer = build_tokenizer(recipe.tokens, split.training)
-            size = sum(len(document.text) for document in split.training)
-            prepared = prepare(
-                where,
-                training=split.training,
-                validation=split.validation,
-                tokenizer=tokenizer,
-                source=source | {"files": _with_digests(source["files"])},
-                progress=lambda documents, done: display.update(f"tokenizing … {documents:,} documents"),
-                processes=(os.cpu_count() or 1) if size > _PARALLEL_BYTES else 1,
-            )
-        ranks.barrier()
-    else:
-        ranks.barrier()
+    source = _source(recipe) if ranks.leads else {}
+    prepared = _reused(where, source) if ranks.leads else None
+    missing = ranks.from_lead("" if prepared else "missing")
+    if missing and ranks.leads:
+        job = TokensToMake(recipe.text, recipe.tokens, where, source)
+        if meanwhile is None:
+            prepared = make_tokens(job, display.update)
+        else:
+            with made_meanwhile(job, display.update):
+                meanwhile()
+    elif missing and meanwhile is not None:
+        meanwhile()
+    ranks.barrier()
+    if prepared is None:
         prepared = open_prepared(where)
     training, validation = prepared.training, prepared.validation
     display.say(
@@ -61,10 +62,6 @@ def _reused(where: Path, source: dict[str, Any]) -> Prepared | None:
     made_from = prepared.manifest["source"]
     alike = made_from | {"files": []} == source | {"files": []}
     return prepared if alike and _same_files(made_from.get("files", []), source["files"]) else None
-
-
-def _with_digests(files: list[list[Any]]) -> list[list[Any]]:
-    return [[*entry, file_digest(Path(entry[0]))] for entry in files]
 
 
 def _same_files(prepared: list[list[Any]], found: list[list[Any]]) -> bool:

@@ -7,13 +7,23 @@ leave training, one by one, until it is copied no more. What many documents have
 licence, is nobody's copy and no reason to leave.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from bytegolf.text.documents import Document
-from bytegolf.text.ngrams import MIN_GRAMS, Hashes, are_among, distinct_sketch, sketched_grams, text_chunks
+from bytegolf.text.ngrams import (
+    MIN_GRAMS,
+    Hashes,
+    Owners,
+    are_among,
+    distinct_sketch,
+    sketched_grams,
+    text_chunks,
+)
+from bytegolf.text.spread import processes_for, spread
 
 #: A 13-gram that more training documents have is common to all.
 _COMMON = 20
@@ -47,9 +57,16 @@ def _holders(training: Sequence[Document], wanted: Hashes) -> dict[int, set[int]
     held_by: dict[int, set[int]] = defaultdict(set)
     if not len(wanted):
         return {}
-    for texts, first in text_chunks(training):
-        grams, owners = sketched_grams(texts)
-        found = are_among(grams, wanted)
-        for gram, owner in zip(grams[found].tolist(), owners[found].tolist(), strict=True):
-            held_by[gram].add(first + owner)
+    processes = processes_for(sum(len(document.text) for document in training))
+    for grams, owners in spread(functools.partial(_found, wanted), text_chunks(training), processes):
+        for gram, owner in zip(grams.tolist(), owners.tolist(), strict=True):
+            held_by[gram].add(owner)
     return {gram: holders for gram, holders in held_by.items() if len(holders) <= _COMMON}
+
+
+def _found(wanted: Hashes, chunk: tuple[Sequence[bytes], int]) -> tuple[Hashes, Owners]:
+    """The wanted 13-grams of some texts and the numbers of these, which begin where the chunk says."""
+    texts, first = chunk
+    grams, owners = sketched_grams(texts)
+    kept = are_among(grams, wanted)
+    return grams[kept], first + owners[kept]

@@ -1,17 +1,14 @@
 """Documents to tokens, by one process or several, in order."""
 
-import multiprocessing
-import signal
-from collections import deque
+import contextlib
+import functools
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
-from bytegolf.errors import ShardError
 from bytegolf.text.documents import Document
 from bytegolf.text.ngrams import Hashes, sketched_grams
+from bytegolf.text.spread import spread
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.shard_files import TokenizedDocument
 from bytegolf.tokens.tokenizer import Tokenizer, tokenizer_from_bytes
@@ -22,7 +19,7 @@ _CHUNK_CHARACTERS = 2_000_000
 # Hashes of a sketch that wait until they are sorted in.
 _SKETCH_WAITING = 1 << 20
 
-# A worker process builds its tokenizer once.
+# Of a process that was begun for this: built once.
 _worker_tokenizer: Tokenizer | None = None
 
 _Encoded = tuple[bytes, list[int], list[int], Hashes]
@@ -58,32 +55,13 @@ def tokenize(
 
     `processes` > 1 spreads the work; at most two chunks a process wait in memory.
     """
-    chunks = _chunks(documents)
-    if processes <= 1:
-        for texts in chunks:
-            yield from _unpack(_encode(texts, tokenizer), sketch)
-        return
-    pending: deque[Future[_Encoded]] = deque()
-    # Spawned, because forking a process that runs torch's threads can deadlock.
-    pool = ProcessPoolExecutor(
-        processes,
-        multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tokenizer.to_bytes(),),
+    encode = functools.partial(_encode, tokenizer=tokenizer) if processes <= 1 else _encode_in_worker
+    encoded = spread(
+        encode, _chunks(documents), processes, begin=_keep_tokenizer, told=(tokenizer.to_bytes(),)
     )
-    try:
-        for texts in chunks:
-            pending.append(pool.submit(_encode_in_worker, texts))
-            if len(pending) > 2 * processes:
-                yield from _unpack(pending.popleft().result(), sketch)
-        while pending:
-            yield from _unpack(pending.popleft().result(), sketch)
-    except BrokenProcessPool as error:
-        raise ShardError(
-            f"a tokenizing process died, probably for lack of memory; use fewer than {processes} processes"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with contextlib.closing(encoded):
+        for chunk in encoded:
+            yield from _unpack(chunk, sketch)
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[str]]:
@@ -123,10 +101,8 @@ def _unpack(encoded: _Encoded, sketch: Sketch) -> Iterator[TokenizedDocument]:
         position += length
 
 
-def _start_worker(table: bytes) -> None:
+def _keep_tokenizer(table: bytes) -> None:
     global _worker_tokenizer
-    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker_tokenizer = tokenizer_from_bytes(table)
 
 
