@@ -132,6 +132,14 @@ def rehearse(recipe: Recipe, device: torch.device) -> None:
 
     For each process alone: connecting them is left to the trainer's own beginning.
     """
+    _warm_up_on_made_up_text(recipe, device)
+    # A compiled network and its code hold one another; the GPU's memory is for the one that trains.
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _warm_up_on_made_up_text(recipe: Recipe, device: torch.device) -> None:
     prepared = stand_in_text(recipe)
     recipe = recipe.with_vocabulary(prepared.tokenizer.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
@@ -142,11 +150,6 @@ def rehearse(recipe: Recipe, device: torch.device) -> None:
             trainer.warm_up()
         finally:
             trainer.record.close()
-    del trainer
-    # Compiled code and networks hold one another; the GPU's memory is for the network that trains.
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _beside_last_weights(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bytegolf.model.attention import Attention
 from bytegolf.model.lanes import Lanes
 from bytegolf.model.loop import Loop
 from bytegolf.model.mlp import SquaredMlp
-from bytegolf.model.spec import Model
+from bytegolf.model.spec import LanguageModel, Model
 from bytegolf.model.stack import Block
 from bytegolf.recipe import Recipe
 from bytegolf.running.progress import Display
@@ -58,20 +59,29 @@ def test_nothing_is_left_to_compile_once_text_is_there(
 ) -> None:
     compiled: list[int] = []
     rehearsed: list[int] = []
-    rehearse = runner.rehearse
+    networks: list[weakref.ref[LanguageModel]] = []
+    rehearse, build = runner.rehearse, runner.build_trainer
 
     def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         compiled.append(len(inputs))
         return graph.forward
 
+    def built(*arguments: Any) -> Any:
+        trainer, seen = build(*arguments)
+        networks.append(weakref.ref(trainer.model))
+        return trainer, seen
+
     def noted(recipe: Recipe, device: torch.device) -> None:
         rehearse(recipe, device)
         rehearsed.append(len(compiled))
+        # Nothing compiled keeps the network, whose memory the one that trains will need.
+        assert [network() for network in networks] == [None]
 
     torch.compiler.reset()
     # In place of the compiler itself, which would take a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
     monkeypatch.setattr(runner, "rehearse", noted)
+    monkeypatch.setattr(runner, "build_trainer", built)
     found = losses(RECIPE, tmp_path)
     assert rehearsed == [len(compiled)]
     assert compiled

@@ -56,7 +56,7 @@ def test_few_parts_wait_in_memory() -> None:
 
 
 def test_a_process_that_dies_is_an_error_of_one_line() -> None:
-    with pytest.raises(TextError, match="died, probably for lack of memory; use fewer than 2"):
+    with pytest.raises(TextError, match="one of 2 processes that work on the text died"):
         list(spread(die, range(3), 2))
 
 

@@ -52,7 +52,8 @@ def spread(
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise TextError(
-            f"a process that works on the text died, probably for lack of memory; use fewer than {processes}"
+            f"one of {processes} processes that work on the text died, probably for lack of "
+            "memory; free some, or give less text"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
