@@ -24,7 +24,9 @@ from bytegolf.kernels.friction.hardware import log2
 from bytegolf.kernels.friction.launch import Edges, Laid
 from bytegolf.kernels.friction.tile import (
     ROUNDED,
+    from_zero,
     head_of,
+    in_order,
     keys_in_sight,
     load_rows,
     query_tile,
@@ -33,6 +35,8 @@ from bytegolf.kernels.friction.tile import (
 
 #: Keys that one step looks through, tiles side by side: a maximum over all warps takes long, of any width.
 _KEYS = 128
+#: Tiles of queries that one program looks through, which halves what is read of keys.
+_BESIDE = 2
 #: By how much more the norms count than they were computed to be: sums in float32 are this exact by far.
 _MORE: tl.constexpr = tl.constexpr(MORE)
 
@@ -57,17 +61,23 @@ def _least_cost(tile, key_tile, bias, friction, CUT: tl.constexpr):
 
 
 @triton.jit
-def _rounded(x_NK):
-    """Codes, Δ, and the largest ‖x‖, ‖x − x̃‖ and ‖x̃‖ of all rows, rounded up."""
-    x_NK = x_NK.to(tl.float32)
-    step = tl.maximum(tl.max(tl.abs(x_NK)), 1e-30) / 127.0
-    codes_NK = tl.minimum(tl.maximum(tl.floor(x_NK / step + 0.5), -127.0), 127.0)
-    coarse_NK = codes_NK * step
-    off_NK = x_NK - coarse_NK
-    norm = tl.sqrt(tl.max(tl.sum(x_NK * x_NK, axis=1))) * _MORE
-    error = tl.sqrt(tl.max(tl.sum(off_NK * off_NK, axis=1))) * _MORE
-    coarse = tl.sqrt(tl.max(tl.sum(coarse_NK * coarse_NK, axis=1))) * _MORE
-    return codes_NK.to(tl.int8), step, norm, error, coarse
+def _largest_norm(x_ANK):
+    """The largest ‖x‖ of the rows of each tile, rounded up."""
+    return tl.sqrt(tl.max(tl.sum(x_ANK * x_ANK, axis=2), axis=1)) * _MORE
+
+
+@triton.jit
+def _rounded(x_RK, TILES: tl.constexpr):
+    """Codes, and Δ and the largest ‖x‖, ‖x − x̃‖ and ‖x̃‖ of each of `TILES` tiles of rows, one below the other."""
+    rows: tl.constexpr = x_RK.shape[0] // TILES
+    x_ANK = tl.reshape(x_RK.to(tl.float32), [TILES, rows, x_RK.shape[1]])
+    step_A = tl.maximum(tl.max(tl.max(tl.abs(x_ANK), axis=2), axis=1), 1e-30) / 127.0
+    step_ANK = tl.broadcast_to(step_A[:, None, None], x_ANK.shape)
+    codes_ANK = tl.minimum(tl.maximum(tl.floor(x_ANK / step_ANK + 0.5), -127.0), 127.0)
+    coarse_ANK = codes_ANK * step_ANK
+    codes_RK = tl.reshape(codes_ANK.to(tl.int8), x_RK.shape)
+    error_A = _largest_norm(x_ANK - coarse_ANK)
+    return codes_RK, step_A, _largest_norm(x_ANK), error_A, _largest_norm(coarse_ANK)
 
 
 @triton.jit
@@ -75,12 +85,12 @@ def _coarse_keys_kernel(k, tokens, groups, codes, steps, norms, errors, CUT: tl.
     tile, group_of_all = tl.program_id(0), tl.program_id(1)
     keys = tile * CUT.keys + tl.arange(0, CUT.keys)
     begin = head_of(k, group_of_all // groups, group_of_all % groups)
-    codes_SK, step, norm, error, _ = _rounded(load_rows(begin, keys, k.token, tokens, CUT))
+    codes_SK, step, norm, error, _ = _rounded(load_rows(begin, keys, k.token, tokens, CUT), 1)
     columns = tl.arange(0, CUT.block)
     present = (keys < tokens)[:, None] & (columns < CUT.width)[None, :]
     place = (group_of_all.to(tl.int64) * tokens + keys)[:, None] * CUT.width + columns[None, :]
     tl.store(codes + place, codes_SK, mask=present)
-    of_tile = group_of_all * tl.num_programs(0) + tile
+    of_tile = group_of_all * tl.num_programs(0) + tile + tl.arange(0, 1)
     tl.store(steps + of_tile, step)
     tl.store(norms + of_tile, norm)
     tl.store(errors + of_tile, error)
@@ -95,26 +105,36 @@ def _largest_kernel(
     of_queries,
     largest,
     COARSE: tl.constexpr,
+    BESIDE: tl.constexpr,
     TILES: tl.constexpr,
     PACKED: tl.constexpr,
     CUT: tl.constexpr,
 ):
     """The largest product of every tile, and of each tile of queries what `_rounded` measures of it.
 
-    Nothing else is in the loop: what a tile's largest product says is cheap to ask of all tiles together.
+    Nothing else is in the loop: what a tile's largest product says is cheap to ask of all tiles together. A
+    program is for `BESIDE` tiles of queries, whatever else they see, since each reads all keys before it.
     """
-    tile, row, head, group, queries, _, _ = query_tile(sight, CUT)
-    tokens, key_tiles = sight.tokens, tl.cdiv(sight.tokens, CUT.keys)
+    tokens = sight.tokens
+    query_tiles, key_tiles = tl.cdiv(tokens, CUT.queries), tl.cdiv(tokens, CUT.keys)
+    first_tile = (tl.num_programs(0) - 1 - tl.program_id(0)) * BESIDE
+    last_tile = tl.minimum(first_tile + BESIDE, query_tiles) - 1
+    row, head = tl.program_id(1) // sight.heads, tl.program_id(1) % sight.heads
+    group = head // (sight.heads // sight.groups)
     group_of_all = row * sight.groups + group
-    line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
+    tiles_A = first_tile + tl.arange(0, BESIDE)
+    there_A = tiles_A < query_tiles
+    lines_A = tl.program_id(1).to(tl.int64) * query_tiles + tiles_A
+    queries = first_tile * CUT.queries + tl.arange(0, BESIDE * CUT.queries)
     q_QK = load_rows(head_of(q, row, head), queries, q.token, tokens, CUT)
     if COARSE:
-        q_QK, step, norm, error, coarse = _rounded(q_QK)
-        tl.store(of_queries + line * 3, step)
+        q_QK, step_A, norm_A, error_A, coarse_A = _rounded(q_QK, BESIDE)
+        tl.store(of_queries + lines_A * 3, step_A, mask=there_A)
         # Sums of K products in float32 are within K 2⁻²² ‖q‖ ‖k‖ of what they should be.
-        tl.store(of_queries + line * 3 + 1, error + norm * (CUT.block * 2.0**-22))
-        tl.store(of_queries + line * 3 + 2, coarse)
-    _, inner, outer, _ = keys_in_sight(sight, row, tile, PACKED, CUT)
+        tl.store(of_queries + lines_A * 3 + 1, error_A + norm_A * (CUT.block * 2.0**-22), mask=there_A)
+        tl.store(of_queries + lines_A * 3 + 2, coarse_A, mask=there_A)
+    _, inner, _, _ = keys_in_sight(sight, row, first_tile, PACKED, CUT)
+    _, _, outer, _ = keys_in_sight(sight, row, last_tile, PACKED, CUT)
     columns = tl.arange(0, CUT.block)
     for first in range(inner, outer, TILES):
         keys = first * CUT.keys + tl.arange(0, TILES * CUT.keys)
@@ -124,10 +144,12 @@ def _largest_kernel(
             present = (keys < tokens)[:, None] & (columns < CUT.width)[None, :]
             products = tl.dot(q_QK, tl.trans(tl.load(codes + place, mask=present, other=0)))
         else:
-            products = scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT))
-        apart = tl.reshape(products, [CUT.queries, TILES, CUT.keys]).trans(1, 0, 2)
-        best_J = tl.max(tl.reshape(apart, [TILES, CUT.queries * CUT.keys]), axis=1)
-        tl.store(largest + line * key_tiles + tiles, best_J.to(tl.float32), mask=tiles < outer)
+            products = in_order(scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT)))
+        apart = tl.reshape(products, [BESIDE, CUT.queries, TILES, CUT.keys]).trans(0, 2, 1, 3)
+        best_AJ = tl.max(tl.reshape(apart, [BESIDE, TILES, CUT.queries * CUT.keys]), axis=2)
+        best_AJ = best_AJ.to(tl.float32) if COARSE else from_zero(best_AJ)
+        place = lines_A[:, None] * key_tiles + tiles[None, :]
+        tl.store(largest + place, best_AJ, mask=there_A[:, None] & (tiles < outer)[None, :])
 
 
 @triton.jit
@@ -190,8 +212,8 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
     """(B·H, I, J) int8: 1 for all tiles in which x of some edge may be above 0, as any kernel here has it.
 
     Of those in which every query sees every key: the others, which are visited in any case, have 0. With
-    `slack` (`fused.rounding_of_scores`) scores are computed in 16 bits instead: no tile is kept for nothing,
-    and products take twice as long.
+    `slack` (`fused.rounding_of_scores`) scores are computed in 16 bits instead: no tile is kept for nothing
+    unless bias is above 0, and products take twice as long.
     """
     q = edges.q_BTHK
     size = (edges.heads, edges.query_tiles, edges.key_tiles)
@@ -201,8 +223,7 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
     codes, steps, norms, errors = _parts(coarse_keys(edges)) if coarse else (None,) * 4
     of_queries = torch.empty((*size[:2], 3), device=q.device) if coarse else None
     cut, packed = edges.tiles.cut(q.shape[-1]), edges.first_BT is not None
-    grid = (edges.query_tiles, edges.heads)
-    _largest_kernel[grid](
+    _largest_kernel[-(-edges.query_tiles // _BESIDE), edges.heads](
         Laid.of(q),
         Laid.of(edges.k_BTGK),
         edges.sight,
@@ -210,13 +231,14 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
         of_queries,
         largest,
         COARSE=coarse,
+        BESIDE=_BESIDE,
         TILES=max(1, _KEYS // edges.tiles.keys),
         PACKED=packed,
         CUT=cut,
-        num_warps=4,
+        num_warps=4 * _BESIDE,
         num_stages=3,
     )
-    _flag_kernel[grid](
+    _flag_kernel[edges.query_tiles, edges.heads](
         edges.sight,
         of_queries,
         largest,

@@ -140,13 +140,24 @@ def scores(queries_QK, keys_SK):
 
 
 @triton.jit
-def largest_from_zero(score):
-    """The largest score of a tile, or 0: as whole numbers, which are in the same order above 0.
+def in_order(score):
+    """Scores as whole numbers, which are in the same order from 0 on, and below 0 below it.
 
-    For these a warp has one instruction, and others compare three at a time.
+    For the largest of these a warp has one instruction, and others compare three at a time.
     """
-    largest = tl.max(score.to(tl.int32, bitcast=True))
+    return score.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def from_zero(largest):
+    """The score that is the largest `in_order`, or 0."""
     return tl.maximum(largest, 0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def largest_from_zero(score):
+    """The largest score of a tile, or 0."""
+    return from_zero(tl.max(in_order(score)))
 
 
 @triton.jit
