@@ -68,7 +68,7 @@ def _largest_norm(x_ANK):
 
 @triton.jit
 def _rounded(x_RK, TILES: tl.constexpr):
-    """Codes, and Δ and the largest ‖x‖, ‖x − x̃‖ and ‖x̃‖ of each of `TILES` tiles of rows, one below the other."""
+    """Codes, and Δ and the largest ‖x‖, ‖x − x̃‖ and ‖x̃‖ of each of `TILES` tiles, one below the other."""
     rows: tl.constexpr = x_RK.shape[0] // TILES
     x_ANK = tl.reshape(x_RK.to(tl.float32), [TILES, rows, x_RK.shape[1]])
     step_A = tl.maximum(tl.max(tl.max(tl.abs(x_ANK), axis=2), axis=1), 1e-30) / 127.0
