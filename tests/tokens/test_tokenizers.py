@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from bytegolf.errors import TokenizerError
 from bytegolf.text.documents import Document
-from bytegolf.tokens import sentence_pieces
 from bytegolf.tokens.ledger import byte_counts
 from bytegolf.tokens.tokenizer import (
     ByteTokenizer,
@@ -104,17 +103,6 @@ def test_bos_and_unknown_are_never_produced(make, data):
     assert ids.dtype == np.int32
     assert tokenizer.bos not in ids
     assert all(tokenizer.token_bytes[token] or token in tokenizer.markers for token in ids)
-
-
-@pytest.mark.parametrize("make", [trained, cased, cased_before_space])
-@settings(max_examples=60, deadline=None)
-@given(data=any_bytes.map(lambda data: data * 20), size=st.integers(1, 30))
-def test_cutting_long_text_into_segments_changes_no_id(make, data, size):
-    tokenizer = make()
-    whole = tokenizer.encode(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentence_pieces, "_SEGMENT_CHARACTERS", size)
-        np.testing.assert_array_equal(tokenizer.encode(data), whole)
 
 
 def test_training_is_deterministic_and_restoring_keeps_the_digest():

@@ -13,9 +13,8 @@ gets the text as the challenge's own does, with ESC and a second marker piece, w
 
 import functools
 import itertools
-import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from bytegolf.tokens.table import (
     pack_table,
     unpack_pieces,
 )
+from bytegolf.tokens.words import SEPARATOR, WordIds, words_within
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
@@ -48,8 +48,6 @@ KINDS: dict[Casing, str] = {
 _BPE = 2
 _MODEL_TYPE, _WHITESPACE_SUFFIX, _BYTE_FALLBACK = 3, 24, 35
 
-_SEGMENT_CHARACTERS = 50_000
-_WORD_END = re.compile(r"(?<=[^ ]) ")
 # What pieces without bytes stand for among characters that are bytes: no letter, and gone in the end.
 _NOTHING = "\ufffd"
 
@@ -133,9 +131,6 @@ class SentencePieceTokenizer(TableTokenizer):
         self.lossless = pieces.normalizer.exact and pieces.types.count(USER_DEFINED) == len(self.markers)
         self.token_bytes = tuple(_bytes_by_id(pieces))
         self._spelled = SPACE + MARKERS if pieces.casing else SPACE
-        # No piece reaches over a space behind a word, so neither does any merge.
-        merges = (name for name, kind in zip(pieces.names, pieces.types, strict=True) if kind == NORMAL)
-        self._cuts_at_words = self.lossless and not any(SPACE in name.lstrip(SPACE) for name in merges)
         self._byte_ids = np.flatnonzero(np.frombuffer(pieces.types, dtype=np.uint8) == BYTE).astype(np.int32)
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.model())
@@ -143,6 +138,7 @@ class SentencePieceTokenizer(TableTokenizer):
             if isinstance(error, TokenizerError):
                 raise
             raise TokenizerError(f"SentencePiece refuses this tokenizer: {_first_line(error)}") from error
+        self._words = self._word_ids() if self.lossless else None
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 (tokens,), without bos. A lossy model reads invalid UTF-8 as U+FFFD."""
@@ -178,11 +174,24 @@ class SentencePieceTokenizer(TableTokenizer):
         return tuple(characters)
 
     def _encode_valid(self, text: str) -> np.ndarray:
-        text = lossless_caps(text, self.pieces.casing)
-        if not self._cuts_at_words or len(text) <= _SEGMENT_CHARACTERS:
-            return np.array(self._processor.encode(text, out_type=int), dtype=np.int32)
-        segments = [self._processor.encode(part, out_type=int) for part in _segments(text)]
-        return np.concatenate([np.array(ids, dtype=np.int32) for ids in segments])
+        if self._words is not None:
+            return self._words.of(text)
+        return np.array(self._ids(text), dtype=np.int32)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._processor.encode(lossless_caps(text, self.pieces.casing), out_type=int)
+
+    def _word_ids(self) -> WordIds | None:
+        """Where no merge reaches beyond a word. Capitals are marked in each word alone, too."""
+        merged = [
+            name.replace(SPACE, " ")
+            for name, kind in zip(self.pieces.names, self.pieces.types, strict=True)
+            if kind in (NORMAL, UNUSED)
+        ]
+        words = words_within(merged)
+        if words is None or any(SEPARATOR in name for name in merged):
+            return None
+        return WordIds(words, self._ids, separator=int(self._byte_ids[ord(SEPARATOR)]))
 
     def table(self) -> bytes:
         pieces = self.pieces
@@ -258,19 +267,6 @@ def load_model(path: Path) -> SentencePieceTokenizer:
         return SentencePieceTokenizer(pieces_from_model(model, str(path)))
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} has a piece that is not UTF-8; it is damaged") from error
-
-
-def _segments(text: str) -> Iterator[str]:
-    """Parts that encode to the same ids as the whole, cut between a word and the space behind it.
-
-    The library's memory grows with the length of what it encodes at once, to about 40 bytes a byte.
-    """
-    start = 0
-    while start < len(text):
-        border = _WORD_END.search(text, start + _SEGMENT_CHARACTERS)
-        stop = border.start() if border else len(text)
-        yield text[start:stop]
-        start = stop
 
 
 def _bytes_by_id(pieces: Pieces) -> Sequence[bytes]:
