@@ -103,6 +103,7 @@ class Stack(Component):
         self.injection: ParcaeLayer | None = None
         if loop is not None and loop.injection is not None:
             self.injection = loop.injection.build(width)
+        self._compiled = False
         self._first_looped = None if loop is None else loop.first
         #: How often the loop's layers run outside training.
         self.scored_passes = 1 if loop is None else loop.scored_passes
@@ -133,6 +134,7 @@ class Stack(Component):
         # Blocks share one function, of which torch keeps eight forms and then gives up compiling: too few
         # for a network whose layers differ.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        self._compiled = True
         for block in self.blocks:
             block.compile()
         self.merge = torch.compile(self.merge)
@@ -145,6 +147,8 @@ class Stack(Component):
         return [block for block in self.blocks if isinstance(block, Layer)]
 
     def forward(self, x_BTD: Tensor, stream: Stream) -> Tensor:
+        if self._compiled and stream.segments is not None:
+            stream.segments.of_any_number()
         # Views are tensor objects of their own: code called with one object twice is compiled again.
         x0_BTD = x_BTD.view_as(x_BTD)
         stored: list[Tensor] = []

@@ -27,12 +27,19 @@ class Segments:
     """Where the segments of a batch of B × T tokens laid end to end begin.
 
     `offsets` (int32) ascends from 0 to B·T and repeats B·T at the end: the padding keeps the number of
-    entries a power of two, so that compiled code sees few different shapes. `longest` is a bound on the
+    entries a power of two, so that kernels see few different shapes. `longest` is a bound on the
     length of a segment, constant for a given T.
     """
 
     offsets: Tensor
     longest: int
+
+    def of_any_number(self) -> None:
+        """Code that is compiled for these is for any number of segments.
+
+        Otherwise it is compiled again, for some ten seconds of training, where a batch first holds more.
+        """
+        torch._dynamo.maybe_mark_dynamic(self.offsets, 0)
 
 
 def segments_from_starts(starts_BT: Tensor, device: torch.device | None = None) -> Segments:
