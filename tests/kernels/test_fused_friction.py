@@ -216,7 +216,9 @@ def test_looking_ahead_misses_no_edge_and_keeps_few_tiles_without(
     shape = SHAPES[0]
     _, bias, friction, document = problem(shape, PLAIN)
     q, k, v = adversarial(kind, shape, PLAIN, seed=2)
-    edges = kernels.edges_of(q, k, v, document, bias, sign * friction, RULES[0], None, tiles(kernels))
+    # Of several parts of 16 queries.
+    cut = kernels.EdgeTiles() if ON_GPU else kernels.EdgeTiles(queries=32, keys=16)
+    edges = kernels.edges_of(q, k, v, document, bias, sign * friction, RULES[0], None, cut)
     nothing = torch.zeros(edges.heads, device=DEVICE)
     _, _, live = kernels.forward(edges, kernels.DENSE.value, slack=nothing)
     kept = kernels.tiles_with_edges(edges)
@@ -225,6 +227,16 @@ def test_looking_ahead_misses_no_edge_and_keeps_few_tiles_without(
     assert not ((live == 1) & (found == 0)).any()
     if kind == "random" and sign > 0:
         assert int(live.sum()) <= int(found.sum()) <= int(kept.sum()) < int(live.numel())
+
+
+@pytest.mark.parametrize("tokens", [1, 130, 300])
+def test_rounding_is_bounded_by_the_largest_norms(kernels: Any, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    # Heads of a wider projection, as a network gives them.
+    wide = torch.randn(2, tokens, 3, 48, generator=generator).to(DEVICE, PLAIN)
+    found = kernels.largest_norms(wide[..., 8:32])
+    expected = wide[..., 8:32].double().norm(dim=-1).amax(dim=1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0.0)
 
 
 def test_tiles_are_listed_in_order_both_ways(kernels: Any) -> None:

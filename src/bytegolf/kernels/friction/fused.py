@@ -15,6 +15,7 @@ from bytegolf.kernels.friction.forward import DENSE, EARLY, LISTED, forward
 from bytegolf.kernels.friction.gate import Form, Rule
 from bytegolf.kernels.friction.launch import Edges, EdgeTiles, borders
 from bytegolf.kernels.friction.lists import list_tiles
+from bytegolf.kernels.friction.norms import largest_norms
 from bytegolf.kernels.friction.prepass import tiles_with_edges
 
 #: Tokens of a row from which looking through it in 8 bits first pays; None while it was measured to at no
@@ -87,10 +88,7 @@ def rounding_of_scores(edges: Edges) -> Tensor:
 
     Sums of K products in float32, of either order, are within K 2⁻²² ‖q‖ ‖k‖ of each other.
     """
-    q_BH, k_BG = (
-        torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).amax(dim=1)
-        for x in (edges.q_BTHK, edges.k_BTGK)
-    )
+    q_BH, k_BG = largest_norms(edges.q_BTHK), largest_norms(edges.k_BTGK)
     heads, width = edges.q_BTHK.shape[2:]
     k_BH = k_BG.repeat_interleave(heads // k_BG.shape[1], dim=1)
     return (q_BH * k_BH * (width**0.5 * 2.0**-22) + 2.0**-12).flatten()

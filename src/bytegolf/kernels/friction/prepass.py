@@ -35,8 +35,8 @@ from bytegolf.kernels.friction.tile import (
 
 #: Keys that one step looks through, tiles side by side: a maximum over all warps takes long, of any width.
 _KEYS = 128
-#: Tiles of queries that one program looks through, which halves what is read of keys.
-_BESIDE = 2
+#: Queries of a part of a tile, which are rounded on their own: a warp's share of a product.
+_PART = 16
 #: By how much more the norms count than they were computed to be: sums in float32 are this exact by far.
 _MORE: tl.constexpr = tl.constexpr(MORE)
 
@@ -105,36 +105,29 @@ def _largest_kernel(
     of_queries,
     largest,
     COARSE: tl.constexpr,
-    BESIDE: tl.constexpr,
+    PARTS: tl.constexpr,
     TILES: tl.constexpr,
     PACKED: tl.constexpr,
     CUT: tl.constexpr,
 ):
-    """The largest product of every tile, and of each tile of queries what `_rounded` measures of it.
+    """The largest product of every part of every tile, and what `_rounded` measures of each part's queries.
 
-    Nothing else is in the loop: what a tile's largest product says is cheap to ask of all tiles together. A
-    program is for `BESIDE` tiles of queries, whatever else they see, since each reads all keys before it.
+    A part is what one warp holds of a product, so that none waits for another. Nothing else is in the loop:
+    what the largest product says is cheap to ask of all tiles together.
     """
-    tokens = sight.tokens
-    query_tiles, key_tiles = tl.cdiv(tokens, CUT.queries), tl.cdiv(tokens, CUT.keys)
-    first_tile = (tl.num_programs(0) - 1 - tl.program_id(0)) * BESIDE
-    last_tile = tl.minimum(first_tile + BESIDE, query_tiles) - 1
-    row, head = tl.program_id(1) // sight.heads, tl.program_id(1) % sight.heads
-    group = head // (sight.heads // sight.groups)
+    tile, row, head, group, queries, _, _ = query_tile(sight, CUT)
+    tokens, key_tiles = sight.tokens, tl.cdiv(sight.tokens, CUT.keys)
     group_of_all = row * sight.groups + group
-    tiles_A = first_tile + tl.arange(0, BESIDE)
-    there_A = tiles_A < query_tiles
-    lines_A = tl.program_id(1).to(tl.int64) * query_tiles + tiles_A
-    queries = first_tile * CUT.queries + tl.arange(0, BESIDE * CUT.queries)
+    line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
+    lines_P = line * PARTS + tl.arange(0, PARTS)
     q_QK = load_rows(head_of(q, row, head), queries, q.token, tokens, CUT)
     if COARSE:
-        q_QK, step_A, norm_A, error_A, coarse_A = _rounded(q_QK, BESIDE)
-        tl.store(of_queries + lines_A * 3, step_A, mask=there_A)
+        q_QK, step_P, norm_P, error_P, coarse_P = _rounded(q_QK, PARTS)
+        tl.store(of_queries + lines_P * 3, step_P)
         # Sums of K products in float32 are within K 2⁻²² ‖q‖ ‖k‖ of what they should be.
-        tl.store(of_queries + lines_A * 3 + 1, error_A + norm_A * (CUT.block * 2.0**-22), mask=there_A)
-        tl.store(of_queries + lines_A * 3 + 2, coarse_A, mask=there_A)
-    _, inner, _, _ = keys_in_sight(sight, row, first_tile, PACKED, CUT)
-    _, _, outer, _ = keys_in_sight(sight, row, last_tile, PACKED, CUT)
+        tl.store(of_queries + lines_P * 3 + 1, error_P + norm_P * (CUT.block * 2.0**-22))
+        tl.store(of_queries + lines_P * 3 + 2, coarse_P)
+    _, inner, outer, _ = keys_in_sight(sight, row, tile, PACKED, CUT)
     columns = tl.arange(0, CUT.block)
     for first in range(inner, outer, TILES):
         keys = first * CUT.keys + tl.arange(0, TILES * CUT.keys)
@@ -145,11 +138,11 @@ def _largest_kernel(
             products = tl.dot(q_QK, tl.trans(tl.load(codes + place, mask=present, other=0)))
         else:
             products = in_order(scores(q_QK, load_rows(head_of(k, row, group), keys, k.token, tokens, CUT)))
-        apart = tl.reshape(products, [BESIDE, CUT.queries, TILES, CUT.keys]).trans(0, 2, 1, 3)
-        best_AJ = tl.max(tl.reshape(apart, [BESIDE, TILES, CUT.queries * CUT.keys]), axis=2)
-        best_AJ = best_AJ.to(tl.float32) if COARSE else from_zero(best_AJ)
-        place = lines_A[:, None] * key_tiles + tiles[None, :]
-        tl.store(largest + place, best_AJ, mask=there_A[:, None] & (tiles < outer)[None, :])
+        apart = tl.reshape(products, [PARTS, CUT.queries // PARTS, TILES, CUT.keys]).trans(0, 2, 1, 3)
+        best_PJ = tl.max(tl.reshape(apart, [PARTS, TILES, CUT.queries // PARTS * CUT.keys]), axis=2)
+        best_PJ = best_PJ.to(tl.float32) if COARSE else from_zero(best_PJ)
+        place = lines_P[:, None] * key_tiles + tiles[None, :]
+        tl.store(largest + place, best_PJ, mask=(tiles < outer)[None, :])
 
 
 @triton.jit
@@ -163,33 +156,38 @@ def _flag_kernel(
     slack,
     flags,
     COARSE: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
     PACKED: tl.constexpr,
     CUT: tl.constexpr,
 ):
-    """Which tiles of a line are kept, by their largest products."""
+    """Which tiles of a line are kept, by the largest products of their parts."""
     tile, row, _, group, _, bias, friction = query_tile(sight, CUT)
     key_tiles = tl.cdiv(sight.tokens, CUT.keys)
     of_keys = (row * sight.groups + group) * key_tiles
     line = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tile
+    lines_P = line * PARTS + tl.arange(0, PARTS)
     _, inner, outer, _ = keys_in_sight(sight, row, tile, PACKED, CUT)
     for first in range(0, key_tiles, BLOCK):
         tiles = first + tl.arange(0, BLOCK)
         there = (tiles >= inner) & (tiles < outer)
-        best_J = tl.load(largest + line * key_tiles + tiles, mask=there, other=0.0)
+        best_PJ = tl.load(
+            largest + lines_P[:, None] * key_tiles + tiles[None, :], mask=there[None, :], other=0.0
+        )
         cost_J = _least_cost(tile, tiles, bias, friction, CUT)
         if COARSE:
-            step, error = tl.load(of_queries + line * 3), tl.load(of_queries + line * 3 + 1)
-            coarse = tl.load(of_queries + line * 3 + 2)
+            step_P, error_P = tl.load(of_queries + lines_P * 3), tl.load(of_queries + lines_P * 3 + 1)
+            coarse_P = tl.load(of_queries + lines_P * 3 + 2)
             norm_J = tl.load(norms + of_keys + tiles, mask=there, other=0.0)
             error_J = tl.load(errors + of_keys + tiles, mask=there, other=0.0)
             step_J = tl.load(steps + of_keys + tiles, mask=there, other=0.0)
-            best_J = best_J * (step * step_J) + error * norm_J + coarse * error_J
+            best_PJ = best_PJ * (step_P[:, None] * step_J[None, :])
+            best_PJ += error_P[:, None] * norm_J[None, :] + coarse_P[:, None] * error_J[None, :]
             # In proportion too: large numbers are rounded by more.
             slack_J = ROUNDED * (1.0 + 2.0**-8 * (tl.abs(cost_J) + tl.abs(bias)))
         else:
             slack_J = tl.load(slack + tl.program_id(1))
-        keep_J = there & (best_J * sight.scale - cost_J + slack_J > 0.0)
+        keep_J = there & (tl.max(best_PJ, axis=0) * sight.scale - cost_J + slack_J > 0.0)
         tl.store(flags + line * key_tiles + tiles, keep_J.to(tl.int8), mask=tiles < key_tiles)
 
 
@@ -218,12 +216,14 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
     q = edges.q_BTHK
     size = (edges.heads, edges.query_tiles, edges.key_tiles)
     flags = torch.empty(size, dtype=torch.int8, device=q.device)
-    largest = torch.empty(size, device=q.device)
+    parts = max(1, edges.tiles.queries // _PART)
+    largest = torch.empty((edges.heads, edges.query_tiles * parts, edges.key_tiles), device=q.device)
     coarse = slack is None
     codes, steps, norms, errors = _parts(coarse_keys(edges)) if coarse else (None,) * 4
-    of_queries = torch.empty((*size[:2], 3), device=q.device) if coarse else None
+    of_queries = torch.empty((*largest.shape[:2], 3), device=q.device) if coarse else None
     cut, packed = edges.tiles.cut(q.shape[-1]), edges.first_BT is not None
-    _largest_kernel[-(-edges.query_tiles // _BESIDE), edges.heads](
+    grid = (edges.query_tiles, edges.heads)
+    _largest_kernel[grid](
         Laid.of(q),
         Laid.of(edges.k_BTGK),
         edges.sight,
@@ -231,14 +231,14 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
         of_queries,
         largest,
         COARSE=coarse,
-        BESIDE=_BESIDE,
+        PARTS=parts,
         TILES=max(1, _KEYS // edges.tiles.keys),
         PACKED=packed,
         CUT=cut,
-        num_warps=4 * _BESIDE,
+        num_warps=max(4, parts),
         num_stages=3,
     )
-    _flag_kernel[edges.query_tiles, edges.heads](
+    _flag_kernel[grid](
         edges.sight,
         of_queries,
         largest,
@@ -248,6 +248,7 @@ def tiles_with_edges(edges: Edges, slack: Tensor | None = None) -> Tensor:
         slack,
         flags,
         COARSE=coarse,
+        PARTS=parts,
         BLOCK=256,
         PACKED=packed,
         CUT=cut,
