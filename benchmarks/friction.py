@@ -129,7 +129,7 @@ def base(budget: Budget) -> Recipe:
         FRICTION_SMALL,
         training=replace(FRICTION_SMALL.training, budget=budget),
         compression=Compression(FixedBits(Grid(8))),
-        evaluation=replace(FRICTION_SMALL.evaluation, plans=(Chunked(1024), Sliding(1024, 64))),
+        evaluation=replace(FRICTION_SMALL.evaluation, plans=(Chunked(1024), Sliding(1024, 256))),
     )
 
 
