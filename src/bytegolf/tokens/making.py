@@ -113,6 +113,8 @@ def main() -> None:
     # Ctrl-C reaches every process of the terminal; the one that asked for tokens answers it, by terminating.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # The compiler is waited for longer than text: where both want a core, it goes first.
+    os.nice(10)
     # Whatever a library prints must not come between the lines.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
